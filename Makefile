@@ -1,0 +1,28 @@
+# Two commands do everything on a machine that has only Python (3.11-3.13) and make: `make demo`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+WORKDIR ?= runs/demo
+
+.PHONY: demo test lint clean
+
+.venv/.runtime: requirements.txt
+	@test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -r requirements.txt
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.runtime
+	$(BIN)/pip install -q -r requirements-dev.txt
+	@touch $@
+
+demo: .venv/.runtime  ## train FEELVOS on embedded synthetic clips, evaluate it, write masks and overlays
+	$(BIN)/python -m vos_jax.main --config configs/feelvos.py --workdir $(WORKDIR)
+
+test: .venv/.dev  ## lint, then the whole suite
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf .venv runs
