@@ -1,0 +1,132 @@
+"""Two floors that a segmentation model must clear: copying masks and RGB nearest neighbour.
+
+Both work frame by frame with the interface of the streaming segmenter, `step(frame, masks)`, so
+that a comparison hands the same frames and given masks to them as to a model. Nothing is learned
+and everything is exact, which makes them a measure of how hard a set of clips is.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+_COLOURS = 256**3
+
+
+class CopyMask:
+    """Every object stays where its given mask put it."""
+
+    def __init__(self) -> None:
+        self._labels: np.ndarray | None = None
+
+    def step(self, frame: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        """Label map uint8 [H, W] of a frame [H, W, 3]; `masks` uint8 [H, W] or None."""
+        if self._labels is None:
+            self._labels = np.zeros(frame.shape[:2], np.uint8)
+        if masks is not None:
+            self._labels = paste(self._labels, masks)
+        return self._labels.copy()
+
+
+class NearestColour:
+    """Every pixel takes the label of the nearest RGB colour among the pixels of the given masks.
+
+    Distance is Euclidean in uint8 RGB; among equally near colours the lowest label wins. The first
+    given frame also teaches the background; later ones only their objects. A table remembers the
+    answer of every colour met, so that a frame costs a search for its new colours alone.
+    """
+
+    def __init__(self) -> None:
+        self._samples: dict[int, np.ndarray] = {}  # label -> sorted colour codes
+        self._trees: dict[int, cKDTree] = {}
+        self._known = np.zeros(_COLOURS, bool)
+        self._answer = np.zeros(_COLOURS, np.uint8)
+
+    def step(self, frame: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        """Label map uint8 [H, W] for a frame uint8 [H, W, 3]; before any mask is given all zero."""
+        codes = _colour_codes(frame)
+        if masks is not None:
+            self._learn(codes, masks)
+        if not self._samples:
+            return np.zeros(codes.shape, np.uint8)
+        fresh = np.unique(codes[~self._known[codes]])
+        if fresh.size:
+            self._answer[fresh] = self._search(fresh)
+            self._known[fresh] = True
+        labels = self._answer[codes]
+        return labels if masks is None else paste(labels, masks)
+
+    def _learn(self, codes: np.ndarray, masks: np.ndarray) -> None:
+        first = not self._samples
+        for label in np.unique(masks):
+            if (label == 0 and not first) or label == 255:
+                continue
+            seen = np.unique(codes[masks == label])
+            seen = np.union1d(self._samples.get(int(label), seen), seen)
+            self._samples[int(label)] = seen
+            self._trees[int(label)] = cKDTree(_rgb(seen))
+        self._known[:] = False
+
+    def _search(self, codes: np.ndarray) -> np.ndarray:
+        points = _rgb(codes)
+        answer = np.zeros(len(codes), np.uint8)
+        nearest = np.full(len(codes), np.inf)
+        for label in sorted(self._trees):
+            distance, _ = self._trees[label].query(points)
+            # Squared distances are integers: rounding makes ties exact.
+            squared = np.rint(distance**2)
+            closer = squared < nearest
+            answer[closer] = label
+            nearest[closer] = squared[closer]
+        return answer
+
+
+def copy_first_mask(clip) -> np.ndarray:
+    """`CopyMask` over a whole Clip: uint8 [T, H, W]."""
+    return np.stack(list(_over_clip(CopyMask(), clip)))
+
+
+def rgb_nearest_neighbour(clip) -> np.ndarray:
+    """`NearestColour` over a whole Clip: uint8 [T, H, W]."""
+    return np.stack(list(_over_clip(NearestColour(), clip)))
+
+
+def given_labels(mask: np.ndarray, ids: np.ndarray, given: np.ndarray) -> np.ndarray | None:
+    """The part of a frame's mask that is handed out.
+
+    Args:
+      mask: uint8 [H, W] full annotation of the frame.
+      ids: int [K] the video's object ids.
+      given: bool [K] which of them are given at this frame.
+
+    Returns:
+      uint8 [H, W] with only the given ids, or None when none is given.
+    """
+    if not np.any(given):
+        return None
+    table = np.zeros(256, np.uint8)
+    chosen = np.asarray(ids)[np.asarray(given, bool)]
+    table[chosen] = chosen
+    return table[mask]
+
+
+def paste(labels: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """`labels` uint8 [H, W] with the objects of `masks` moved to where `masks` has them."""
+    table = np.arange(256, dtype=np.uint8)
+    table[np.unique(masks)] = 0
+    return np.where(masks > 0, masks, table[labels]).astype(np.uint8)
+
+
+def _over_clip(floor: CopyMask | NearestColour, clip) -> Iterator[np.ndarray]:
+    for t, frame in enumerate(clip.frames):
+        yield floor.step(frame, given_labels(clip.masks[t], clip.ids, clip.given[t]))
+
+
+def _colour_codes(frame: np.ndarray) -> np.ndarray:
+    """One integer per pixel: R * 65536 + G * 256 + B."""
+    rgb = frame.astype(np.int32)
+    return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+
+
+def _rgb(codes: np.ndarray) -> np.ndarray:
+    return np.stack([codes >> 16, (codes >> 8) & 255, codes & 255], axis=-1).astype(np.float64)
