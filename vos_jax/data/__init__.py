@@ -1,0 +1,1 @@
+"""Annotated videos: where they come from, how training examples are drawn from them."""

@@ -1,0 +1,146 @@
+"""Random scale, crop and flip of a training clip, and the choice of its objects (host side, numpy).
+
+The recipe is that of FEELVOS: scale in [1.0, 1.3] with align_corners=True, padding at the bottom
+and right with mean grey and void, a uniform crop and a flip. Frames of one group share all of it;
+the reference is drawn independently of the pair (previous, query).
+Deviation: a void pixel of the reference stays void; the official code takes it for an object.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vos_jax.data.clip import VOID
+from vos_jax.data.sampling import RejectedClip
+
+MEAN_GREY = 127.5
+STRIDE = 4  # of the grid on which labels are matched
+MIN_PIXELS = 10  # of every label of the reference on that grid
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Where a crop lies in the scaled image, and whether it is mirrored."""
+
+    size: tuple[int, int]  # (H, W) of the scaled image
+    top: int
+    left: int
+    flip: bool
+
+
+def augment(
+    frames: np.ndarray,
+    masks: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    crop: tuple[int, int],
+    scale: tuple[float, float],
+    flip: float,
+    groups: Sequence[Sequence[int]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale, pad, crop and mirror every frame, with one set of parameters per group.
+
+    frames: uint8 [T, H, W, 3]. masks: uint8 [T, H, W]. crop: (h, w). scale: (lowest, highest).
+    flip: probability. groups: positions in the clip that share parameters, e.g. ((0,), (1, 2)).
+    Returns float32 [T, h, w, 3] in 0..255 and uint8 [T, h, w].
+    """
+    if sorted(t for group in groups for t in group) != list(range(len(frames))):
+        raise ValueError(
+            f"groups must hold each frame 0..{len(frames) - 1} of a clip once, got {groups}"
+        )
+    out_frames = np.full((len(frames), *crop, 3), MEAN_GREY, np.float32)
+    out_masks = np.full((len(frames), *crop), VOID, np.uint8)
+    for group in groups:
+        where = random_crop(rng, frames.shape[1:3], crop, scale, flip)
+        for t in group:
+            image, labels = _cut(frames[t], masks[t], where, crop)
+            h, w = labels.shape
+            out_frames[t, :h, :w], out_masks[t, :h, :w] = image, labels
+            if where.flip:
+                out_frames[t] = out_frames[t, :, ::-1].copy()
+                out_masks[t] = out_masks[t, :, ::-1].copy()
+    return out_frames, out_masks
+
+
+def random_crop(
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    scale: tuple[float, float],
+    flip: float,
+) -> Crop:
+    """Draw the scaled size (truncated to whole pixels), the place of the crop and the flip."""
+    factor = rng.uniform(*scale)
+    scaled = (max(int(size[0] * factor), 1), max(int(size[1] * factor), 1))
+    top, left = (int(rng.integers(max(s - c, 0) + 1)) for s, c in zip(scaled, crop, strict=True))
+    return Crop(scaled, top, left, bool(rng.random() < flip))
+
+
+def choose_objects(
+    masks: np.ndarray, rng: np.random.Generator, max_objects: int
+) -> tuple[np.ndarray, int]:
+    """Renumber the objects of the reference masks[0] to 1..n and forget all others.
+
+    masks: uint8 [T, h, w] with the video's ids. Every label of the reference, background included,
+    must cover at least 10 pixels of its stride-4 grid, and there must be background and an object.
+    Of more than max_objects, a random choice is kept. New ids follow the order of the old ones.
+    Returns uint8 [T, h, w] with 0..n and 255, and n. Errors: RejectedClip.
+    """
+    reference = masks[0]
+    labels = np.unique(reference)
+    labels = labels[labels != VOID]
+    if len(labels) < 2 or labels[0] != 0:
+        raise RejectedClip("the cropped reference does not show both background and an object")
+    rows, columns = (nearest_index(n, (n - 1) // STRIDE + 1) for n in reference.shape)
+    counts = np.bincount(reference[np.ix_(rows, columns)].ravel(), minlength=256)
+    if (counts[labels] < MIN_PIXELS).any():
+        raise RejectedClip(
+            f"a label of the cropped reference covers fewer than {MIN_PIXELS} pixels at stride"
+            f" {STRIDE}"
+        )
+    ids = labels[1:]
+    if len(ids) > max_objects:
+        ids = np.sort(rng.choice(ids, max_objects, replace=False))
+    table = np.zeros(256, np.uint8)
+    table[ids] = np.arange(1, len(ids) + 1)
+    table[VOID] = VOID
+    return table[masks], len(ids)
+
+
+def nearest_index(n: int, m: int) -> np.ndarray:
+    """Source index [m] of nearest-neighbour resizing n -> m, align_corners=True, half rounds up."""
+    step = np.float32(n - 1) / np.float32(max(m - 1, 1))
+    index = np.floor(np.arange(m, dtype=np.float32) * step + np.float32(0.5))
+    return np.minimum(index.astype(int), n - 1)
+
+
+def _cut(
+    image: np.ndarray, labels: np.ndarray, where: Crop, crop: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part of the scaled image and labels that lies in the crop, computed nowhere else."""
+    spans = [
+        slice(start, min(start + c, s))
+        for start, c, s in zip((where.top, where.left), crop, where.size, strict=True)
+    ]
+    axes = list(zip(labels.shape, where.size, spans, strict=True))
+    rows, columns = (nearest_index(n, s)[span] for n, s, span in axes)
+    out = image
+    for axis, (n, s, span) in enumerate(axes):
+        out = _interpolate(out, n, s, span, axis)
+    return out.astype(np.float32), labels[np.ix_(rows, columns)]
+
+
+def _interpolate(x: np.ndarray, n: int, m: int, span: slice, axis: int) -> np.ndarray:
+    """Linear resizing n -> m of one axis with align_corners=True, only the outputs in `span`."""
+    if n == m:
+        return x[(slice(None),) * axis + (span,)]
+    step = np.float32(n - 1) / np.float32(max(m - 1, 1))
+    position = np.arange(m, dtype=np.float32)[span] * step
+    near = np.minimum(position.astype(int), n - 1)
+    far = np.minimum(near + 1, n - 1)
+    weight = (position - near).astype(np.float32)
+    weight = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    low = np.take(x, near, axis).astype(np.float32)
+    high = np.take(x, far, axis).astype(np.float32)
+    return low + weight * (high - low)

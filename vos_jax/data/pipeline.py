@@ -1,0 +1,240 @@
+"""Training examples and their batches: example i depends on (seed, i) and on nothing else.
+
+So any process can make its rows of any global batch, and a run resumes by starting at an index.
+tf.data only schedules the work; it sees numbers and arrays, never files.
+"""
+
+import atexit
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from vos_jax.data.augment import augment, choose_objects
+from vos_jax.data.clip import Clip, Video
+from vos_jax.data.sampling import CHOOSERS, RejectedClip
+from vos_jax.data.sources import Source
+
+ENDLESS = 2**62
+
+
+class Examples:
+    """An endless sequence of training examples drawn from `sources`.
+
+    choose: a name in CHOOSERS. frames: T, frames per example. crop, scale, flip, groups: see
+    `augment`. max_objects: N. A draw that the rules of `choose_objects` reject is drawn anew, at
+    most `attempts` times. on_bad_clip: what a file that cannot be read does: "raise" or "skip" it
+    for another draw; `bad_clips` counts those.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        frames: int,
+        crop: tuple[int, int],
+        scale: tuple[float, float] = (1.0, 1.3),
+        flip: float = 0.5,
+        groups: Sequence[Sequence[int]] = ((0,), (1, 2)),
+        max_objects: int,
+        seed: int,
+        choose: str = "reference_and_pair",
+        attempts: int = 20,
+        on_bad_clip: str = "raise",
+    ):
+        if choose not in CHOOSERS:
+            raise ValueError(
+                f"config.data.clip.choose: expected one of {list(CHOOSERS)}, got {choose!r}"
+            )
+        if on_bad_clip not in ("raise", "skip"):
+            raise ValueError(f"on_bad_clip: expected 'raise' or 'skip', got {on_bad_clip!r}")
+        if not sources or any(not source.videos for source in sources):
+            raise ValueError("expected at least one source, each with at least one video")
+        if not 1 <= max_objects <= 254:
+            raise ValueError(f"config.data.max_objects: expected 1..254, got {max_objects}")
+        self.sources = list(sources)
+        self.frames = int(frames)
+        self.crop = (int(crop[0]), int(crop[1]))
+        self.max_objects = int(max_objects)
+        self.bad_clips = 0
+        weights = np.array([source.weight for source in sources], np.float64)
+        self._shares = weights / weights.sum()
+        self._change = dict(
+            crop=self.crop,
+            scale=tuple(scale),
+            flip=float(flip),
+            groups=tuple(tuple(group) for group in groups),
+        )
+        self._seed = int(seed)
+        self._choose: Callable = CHOOSERS[choose]
+        self._attempts = int(attempts)
+        self._skip = on_bad_clip == "skip"
+        self._lock = threading.Lock()
+
+    def example(self, i: int) -> dict:
+        """Training example i.
+
+        Returns frames float32 [T, h, w, 3] in 0..255, masks uint8 [T, h, w] (0 background, 1..N
+        objects, 255 void), valid bool [N], name "dataset/video", source_index int32 [T].
+        Errors: ValueError naming the videos tried where every draw was rejected; that of the
+        file where one cannot be read (unless skipped).
+        """
+        tried = []
+        for attempt in range(self._attempts):
+            rng = np.random.default_rng([self._seed, int(i), attempt])
+            source = self.sources[rng.choice(len(self.sources), p=self._shares)]
+            video = source.videos[rng.integers(len(source.videos))]
+            try:
+                indices = self._choose(video, self.frames, rng)
+                return self._finish(self._read(video, indices), rng)
+            except RejectedClip as reason:
+                tried.append(f"{video.dataset}/{video.name}: {reason}")
+        raise ValueError(
+            f"example {i}: none of {self._attempts} draws can be trained on; a larger crop or"
+            " videos with larger objects may help. Tried " + "; ".join(dict.fromkeys(tried))
+        )
+
+    def _read(self, video: Video, indices: Sequence[int]) -> Clip:
+        try:
+            return video.clip(indices)
+        except (ValueError, OSError) as error:
+            if not self._skip:
+                raise
+            with self._lock:
+                self.bad_clips += 1
+            raise RejectedClip(str(error)) from error
+
+    def _finish(self, clip: Clip, rng: np.random.Generator) -> dict:
+        frames, masks = augment(clip.frames, clip.masks, rng, **self._change)
+        masks, count = choose_objects(masks, rng, self.max_objects)
+        return dict(
+            frames=frames,
+            masks=masks,
+            valid=np.arange(self.max_objects) < count,
+            name=f"{clip.dataset}/{clip.name}",
+            source_index=clip.source_index,
+        )
+
+
+def batches(
+    examples: Examples,
+    start: int,
+    batch: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 2,
+    prefetch: int = 2,
+) -> Iterator[dict]:
+    """This process's rows of the global batches from example `start` on, endlessly.
+
+    batch: global batch size, a multiple of process_count. Process p of P gets rows
+    p*batch/P ... (p+1)*batch/P - 1 of each. Yields dicts of stacked arrays as in
+    `Examples.example`, `name` as a list of str. workers: threads. prefetch: batches made ahead.
+    Errors of an example are raised when its batch is due, as they were.
+    """
+    if batch < 1 or batch % process_count:
+        raise ValueError(
+            f"config.train.batch: expected a multiple of the {process_count} processes, got {batch}"
+        )
+    cv2.setNumThreads(0)  # the workers are the parallelism
+    stream = _stream(
+        examples,
+        start + process_index * (batch // process_count),
+        batch,
+        batch // process_count,
+        max(int(workers), 1),
+        prefetch,
+    )
+    _OPEN.add(stream)
+    return stream
+
+
+# A tf.data iterator that is still alive when the interpreter shuts down waits for ever for its
+# workers, which wait for the interpreter: close those that their owners left open.
+_OPEN: weakref.WeakSet = weakref.WeakSet()
+
+
+@atexit.register
+def _close_streams() -> None:
+    for stream in list(_OPEN):
+        with contextlib.suppress(ValueError):  # one that a thread is running cannot be closed
+            stream.close()
+
+
+def _stream(
+    examples: Examples, first: int, batch: int, local: int, workers: int, prefetch: int
+) -> Iterator[dict]:
+    failures: dict[int, Exception] = {}
+
+    def make(row):
+        i = first + int(row) // local * batch + int(row) % local
+        try:
+            return i, *_columns(examples.example(i))
+        except Exception as error:  # raised again below, without TensorFlow's own trace
+            failures[i] = error
+            return i, *_blank(examples)
+
+    for index, frames, masks, valid, names, source_index in _dataset(
+        make, examples, local, workers, prefetch
+    ).as_numpy_iterator():
+        failed = next((int(i) for i in index if int(i) in failures), None)
+        if failed is not None:
+            raise failures[failed]
+        yield dict(
+            frames=frames,
+            masks=masks,
+            valid=valid,
+            name=[name.decode() for name in names],
+            source_index=source_index,
+        )
+
+
+def _columns(example: dict) -> tuple:
+    return (
+        example["frames"],
+        example["masks"],
+        example["valid"],
+        example["name"].encode(),
+        example["source_index"],
+    )
+
+
+def _blank(examples: Examples) -> tuple:
+    shape = (examples.frames, *examples.crop)
+    return (
+        np.zeros((*shape, 3), np.float32),
+        np.zeros(shape, np.uint8),
+        np.zeros(examples.max_objects, bool),
+        b"",
+        np.zeros(examples.frames, np.int32),
+    )
+
+
+def _dataset(make: Callable, examples: Examples, local: int, workers: int, prefetch: int):
+    """range -> make, in parallel but in order -> batch -> prefetch."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow as tf
+
+    tf.config.set_visible_devices([], "GPU")
+    types = [tf.int64, tf.float32, tf.uint8, tf.bool, tf.string, tf.int32]
+    shapes = [(), *(np.shape(column) for column in _blank(examples))]
+
+    def mapped(row):
+        columns = tf.numpy_function(make, [row], types, stateful=False)
+        for column, shape in zip(columns, shapes, strict=True):
+            column.set_shape(shape)
+        return tuple(columns)
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    return (
+        tf.data.Dataset.range(ENDLESS)
+        .map(mapped, num_parallel_calls=workers, deterministic=True)
+        .batch(local, drop_remainder=True)
+        .prefetch(prefetch)
+        .with_options(options)
+    )

@@ -1,0 +1,122 @@
+"""The data sets a config may name, and how they are opened.
+
+    config.data.train.<name> = {kind, dir, split, weight, repeat, ...options of the kind}
+
+The share of a source in training is weight x repeat, divided by the sum over all sources: equal
+shares unless told otherwise, whatever the number of videos (as FEELVOS mixes its data sets).
+"""
+
+import difflib
+import inspect
+import os
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from etils import epath
+
+from vos_jax.data.clip import Video
+from vos_jax.data.davis import open_davis
+from vos_jax.data.synthetic import NUM_FRAMES, synthetic_videos
+from vos_jax.data.tfds_davis import open_tfds_davis
+from vos_jax.data.youtube_vos import open_youtube_vos
+
+ROOT_VARIABLE = "VOS_JAX_DATA_DIR"
+MIXING = ("kind", "weight", "repeat")
+
+
+def open_synthetic(
+    split: str, dir: str = "", videos: int = 0, frames: int = NUM_FRAMES
+) -> list[Video]:
+    """synthetic-v1; videos: number of clips, 0 for the default. It needs no dir."""
+    return synthetic_videos(split, videos or None, frames)
+
+
+SOURCES = {
+    "davis": open_davis,
+    "youtube_vos": open_youtube_vos,
+    "tfds_davis": open_tfds_davis,
+    "synthetic": open_synthetic,
+}
+
+
+class Source(NamedTuple):
+    """An opened data set and its unnormalised share of the training examples."""
+
+    name: str
+    videos: list[Video]
+    weight: float = 1.0
+
+
+def open_sources(data: Mapping, key: str) -> list[Source]:
+    """Open every source of data[key], key being "train" or "eval".
+
+    data: the `data` section of a config. A source's dir is taken relative to data["dir"], or to
+    the environment variable VOS_JAX_DATA_DIR where that is empty; an empty one is that root.
+    Errors: ValueError for no source, an unknown kind (with the nearest one) or option, or a weight
+    that is not positive; FileNotFoundError and ValueError of the sources.
+    """
+    entries = data.get(key) or {}
+    if not len(entries):
+        raise ValueError(
+            f"config.data.{key} names no source; expected e.g."
+            f" config.data.{key}.davis = {{kind: 'davis', dir: ..., split: ...}}"
+        )
+    return [
+        _open(f"config.data.{key}.{name}", name, entry, data) for name, entry in entries.items()
+    ]
+
+
+def evaluation_videos(sources: list[Source]) -> list[Video]:
+    """All videos of the sources in order, each checked to have an object to follow.
+
+    Errors: ValueError naming the mask of the first frame where that holds no object.
+    """
+    videos = [video for source in sources for video in source.videos]
+    for video in videos:
+        if len(video.ids) == 0:
+            raise ValueError(
+                f"{video.mask_files[0]}: the mask of the first frame holds no object, so there is"
+                f" nothing to follow in {video.dataset}/{video.name}; leave it out of the split"
+            )
+    return videos
+
+
+def _open(field: str, name: str, entry: Mapping, data: Mapping) -> Source:
+    kind = entry.get("kind")
+    if kind not in SOURCES:
+        raise ValueError(f"{field}.kind: no source is called {kind!r}" + _nearest(kind, SOURCES))
+    options = {option: entry[option] for option in entry if option not in MIXING}
+    known = list(inspect.signature(SOURCES[kind]).parameters)
+    for option in options:
+        if option not in known:
+            raise ValueError(
+                f"{field}.{option}: kind {kind!r} has no such option"
+                + _nearest(option, [*MIXING, *known])
+            )
+    if "split" not in options:
+        raise ValueError(f"{field}.split is missing")
+    if kind != "synthetic":
+        options["dir"] = _resolve(field, options.get("dir") or "", data.get("dir") or "")
+    weight = float(entry.get("weight", 1.0)) * float(entry.get("repeat", 1))
+    if not weight > 0:
+        raise ValueError(f"{field}: weight x repeat must be above 0, got {weight}")
+    return Source(name, SOURCES[kind](**options), weight)
+
+
+def _nearest(word: object, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(word), known, 1, 0.3)
+    return f", expected one of {', '.join(known)}" + (
+        f"; did you mean {near[0]!r}?" if near else ""
+    )
+
+
+def _resolve(field: str, directory: str, root: str) -> str:
+    root = root or os.environ.get(ROOT_VARIABLE, "")
+    if directory and (epath.Path(directory).is_absolute() or "://" in directory):
+        return directory
+    if not directory and not root:
+        raise ValueError(
+            f"{field}.dir is empty; set it, or config.data.dir, or the environment variable"
+            f" {ROOT_VARIABLE} to the folder of the data sets"
+        )
+    return str(epath.Path(root) / directory) if root else directory

@@ -1,0 +1,88 @@
+"""DAVIS 2017 as prepared by TensorFlow Datasets (builder `davis`, configs 480p, full_resolution).
+
+A record of that builder is a whole video. Its images are taken without decoding, so a frame is
+decoded only when a clip asks for it; the encoded bytes of the split stay in host memory (about
+0.3 GB for the 60 training videos at 480p). TensorFlow is imported on use.
+"""
+
+import os
+
+from etils import epath
+
+from vos_jax.data.clip import Video, first_frame_objects
+from vos_jax.data.frames import decode_image
+from vos_jax.data.masks import decode_mask
+
+SPLITS = {"train": "train", "val": "validation", "validation": "validation"}
+CONFIGS = ("480p", "full_resolution")
+
+
+def open_tfds_davis(
+    dir: str, split: str, resolution: str = "480p", download: bool = False
+) -> list[Video]:
+    """The videos of one split, with the objects, given and scored frames of DAVIS 2017.
+
+    dir: a TFDS data directory (holding davis/480p/2.1.0), or the version folder itself.
+    split: "train", "val" or "validation". download: prepare the data set if it is not there.
+    Errors: FileNotFoundError where no prepared data set is found, ValueError for a bad option.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"tfds_davis: expected split one of {sorted(SPLITS)}, got {split!r}")
+    if resolution not in CONFIGS:
+        raise ValueError(f"tfds_davis: expected resolution one of {CONFIGS}, got {resolution!r}")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow_datasets as tfds
+
+    builder = _builder(dir, resolution, download)
+    if SPLITS[split] not in builder.info.splits:
+        raise ValueError(
+            f"{builder.data_dir}: expected a split {SPLITS[split]!r}, found"
+            f" {sorted(builder.info.splits)}"
+        )
+    skip = tfds.decode.SkipDecoding()
+    data = builder.as_dataset(
+        split=SPLITS[split], decoders={"video": {"frames": skip, "segmentations": skip}}
+    )
+    videos = [_video(record) for record in tfds.as_numpy(data)]
+    if not videos:
+        raise ValueError(f"{builder.data_dir}: split {SPLITS[split]!r} is empty")
+    return sorted(videos, key=lambda video: video.name)
+
+
+def _builder(dir: str, resolution: str, download: bool):
+    import tensorflow_datasets as tfds
+
+    if (epath.Path(dir) / "dataset_info.json").is_file():
+        return tfds.builder_from_directory(dir)
+    folder = epath.Path(dir) / "davis" / resolution
+    versions = sorted(f for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
+    prepared = [f for f in versions if (f / "dataset_info.json").is_file()]
+    if prepared:
+        return tfds.builder_from_directory(str(prepared[-1]))
+    if not download:
+        raise FileNotFoundError(
+            f"{folder}: no prepared data set; run `tfds build davis/{resolution} --data_dir {dir}`"
+            " or set download=True"
+        )
+    builder = tfds.builder(f"davis/{resolution}", data_dir=dir)
+    builder.download_and_prepare()
+    return builder
+
+
+def _video(record: dict) -> Video:
+    name = record["metadata"]["video_name"].decode()
+    frames = [bytes(data) for data in record["video"]["frames"]]
+    masks = [bytes(data) for data in record["video"]["segmentations"]]
+
+    def load_mask(t: int):
+        return decode_mask(masks[t], f"davis/{name}, mask {t}", binary=False)
+
+    return Video(
+        name=name,
+        dataset="davis2017",
+        frame_names=[f"{t:05d}" for t in range(len(frames))],
+        mask_files=[f"davis/{name}, mask {t}" for t in range(len(frames))],
+        load_frame=lambda t: decode_image(frames[t], f"davis/{name}, frame {t}"),
+        load_mask=load_mask,
+        describe=lambda: first_frame_objects(load_mask(0), len(frames)),
+    )
