@@ -1,0 +1,52 @@
+"""Shared by all tests: a persistent compilation cache and a tiny FEELVOS."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+CACHE = Path(tempfile.gettempdir()) / "vos_jax_test_cache"
+# In the environment, so that tests which start a process share it too.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+TINY = {
+    "name": "feelvos",
+    "backbone": "mobilenet_v2",
+    "output_stride": 16,
+    "width": 0.1,
+    "features": 8,
+    "embedding_dim": 6,
+    "window": 3,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_feelvos():
+    """A FEELVOS small enough to compile in seconds, and its variables."""
+    from vos_jax.models import build_model, init_variables
+
+    model = build_model(TINY)
+    variables = init_variables(model, jax.random.key(0))
+    # The released start of the last layer is nearly zero; larger logits make wrong labels visible.
+    kernel = variables["params"]["head"]["logits"]["kernel"]
+    variables["params"]["head"]["logits"]["kernel"] = 100 * kernel
+    return model, variables
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """Six frames 40x56 with two textured rectangles that move, labels 1 and 2, uint8."""
+    rng = np.random.default_rng(0)
+    frames = np.repeat(rng.integers(0, 255, (1, 40, 56, 3)), 6, axis=0).astype(np.uint8)
+    masks = np.zeros((6, 40, 56), np.uint8)
+    texture = rng.integers(0, 255, (2, 14, 16, 3)).astype(np.uint8)
+    for t in range(6):
+        for k, (y, x) in enumerate([(4 + 2 * t, 3 + 3 * t), (20 - t, 36 - 2 * t)]):
+            frames[t, y : y + 14, x : x + 16] = texture[k]
+            masks[t, y : y + 14, x : x + 16] = k + 1
+    return frames, masks

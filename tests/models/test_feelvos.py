@@ -1,0 +1,155 @@
+"""FEELVOS against the released implementation, and invariants of the model."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from configs.feelvos import get_config
+from tests.fixtures import golden_parameters, load_npz, load_spec
+from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.models import init_variables
+from vos_jax.models.feelvos import FEELVOS, Features, Memory
+from vos_jax.models.protocol import one_hot
+from vos_jax.official.feelvos import from_official, source
+from vos_jax.ops.resize import resize_nearest
+from vos_jax.train.objective import make_objective
+from vos_jax.train.optim import fits, map_with_path
+
+
+def _official_variables(seed):
+    """The fixture's weights, made by rule and passed through the importer."""
+    shapes = jax.eval_shape(functools.partial(init_variables, FEELVOS()), jax.random.key(0))
+    spec = load_spec("feelvos")
+    return from_official(golden_parameters(spec, spec[seed]), shapes).variables
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return _official_variables("seed")
+
+
+@pytest.fixture(scope="module")
+def training_variables():
+    return _official_variables("seed_c")
+
+
+@pytest.fixture(scope="module")
+def case():
+    return load_npz("feelvos", "case_a")
+
+
+@functools.cache
+def _encode(model):
+    return jax.jit(functools.partial(model.apply, method=model.encode))
+
+
+def _memory(case, step, reference, previous):
+    """The memory before `step`, from the stored arrays alone."""
+    labels = case["masks"][0] if step == 1 else case[f"step{step - 1}/pred"]
+    ids = len(case["step1/gt_ids"])
+    masks = one_hot(jnp.asarray(np.stack([case["masks"][0], labels])), ids - 1)
+    masks = resize_nearest(masks, reference.shape[:2], axes=(2, 3))
+    return Memory(
+        reference=jnp.asarray(reference).reshape(1, -1, reference.shape[-1]),
+        reference_labels=jnp.argmax(masks[:1], axis=1).astype(jnp.int32).reshape(1, -1),
+        count=jnp.int32(reference.shape[0] * reference.shape[1]),
+        present=jnp.ones((1, ids), bool),
+        previous=jnp.asarray(previous)[None],
+        previous_masks=masks[1:],
+    )
+
+
+def test_features_and_embedding_match_the_release(variables, case):
+    model = FEELVOS()
+    for t, frame in enumerate(case["frames"]):
+        name = f"step{t}" if t else "frame0"
+        features = _encode(model)(variables, frame[None])
+        np.testing.assert_allclose(features.embedding[0], case[f"{name}/emb"], atol=1e-4)
+        if f"{name}/decoder" in case:
+            shared = features.shared[0, ..., ::8]
+            np.testing.assert_allclose(shared, case[f"{name}/decoder"], atol=1e-4)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_each_step_matches_the_release(variables, case, step):
+    model = FEELVOS()
+    shared = _encode(model)(variables, case["frames"][step][None]).shared
+    features = Features(shared, jnp.asarray(case[f"step{step}/emb"])[None])
+    previous = case["frame0/emb" if step == 1 else f"step{step - 1}/emb"]
+    memory = _memory(case, step, case["frame0/emb"], previous)
+
+    cues = model.apply(variables, memory, features, method=model._cue_maps)[0]
+    np.testing.assert_allclose(cues, case[f"step{step}/head_in_last3"], atol=1e-4)
+    prediction = model.apply(variables, memory, features, method=model.segment)
+    logits = jnp.moveaxis(prediction.logits[0], 0, -1)
+    np.testing.assert_allclose(logits, case[f"step{step}/logits"], atol=5e-4)
+    np.testing.assert_allclose(jax.nn.softmax(logits), case[f"step{step}/soft"], atol=5e-4)
+    labels = model.labels(prediction, case["frames"].shape[1:3])[0]
+    assert (np.asarray(labels) != case[f"step{step}/pred"]).mean() <= 0.01
+
+
+def test_streaming_a_clip_matches_the_release(variables, case):
+    segmenter = VideoSegmenter(FEELVOS(), variables, max_objects=4)
+    for t, frame in enumerate(case["frames"]):
+        labels = segmenter.step(frame, case["masks"][0] if t == 0 else None)
+        if t:
+            assert (labels != case[f"step{t}/pred"]).mean() <= 0.01
+
+
+@pytest.mark.parametrize("step", [0, 150_000])
+def test_training_losses_and_gradients_match_the_release(training_variables, step):
+    variables = training_variables
+    case = load_npz("feelvos", "case_c")
+    # dropout off and statistics frozen, as the fixture was made
+    model = FEELVOS(output_stride=16, dropout=0.0)
+    objective = make_objective(model, {"observed": 2, "truth": True}, {})
+    batch = {
+        "frames": case["frames"].reshape(2, 3, *case["frames"].shape[1:]),
+        "masks": case["masks"].reshape(2, 3, *case["masks"].shape[1:]),
+        "valid": np.array([[True, True], [True, False]]),
+    }
+
+    @jax.jit
+    def losses_and_gradients(params, step):
+        def total(params):
+            given = {**variables, "params": params}
+            losses, _, _ = objective(given, batch, step, jax.random.key(0))
+            return losses.sum(), losses
+
+        return jax.grad(total, has_aux=True)(params)
+
+    gradients, losses = losses_and_gradients(variables["params"], jnp.int32(step))
+    np.testing.assert_allclose(losses, case[f"losses_step{step}"], atol=1e-4)
+    wanted = {k.split("/", 1)[1]: v for k, v in case.items() if k.startswith(f"grad_step{step}/")}
+    assert len(wanted) == 10
+    found = _official_gradients(gradients, wanted)
+    for name, expected in wanted.items():
+        bias = name == "logits/semantic/biases"  # its true gradient is 0: only rounding is left
+        scale = 1.0 if bias else np.abs(expected).max()
+        np.testing.assert_allclose(found[name] / scale, expected / scale, atol=0.02, err_msg=name)
+
+
+def _official_gradients(gradients, names):
+    """Gradients under official names and layouts; every layout change is its own inverse or none."""
+    found = {}
+    flat = traverse_util.flatten_dict(gradients, sep="/")
+    for path, gradient in flat.items():
+        name, transform = source(path.split("/"))
+        if name in names:
+            found[name] = transform(np.asarray(gradient))
+    return found
+
+
+def test_weight_decay_takes_the_variables_the_release_regularises(training_variables):
+    settings = get_config("paper").optim
+
+    def decay(path, p):
+        return 0.5 * settings.weight_decay * np.sum(np.square(p, dtype=np.float64)) * fits(settings.decay, path)
+
+    total = sum(jax.tree.leaves(map_with_path(decay, training_variables["params"])))
+    expected = load_npz("feelvos", "case_c")["weight_decay_total"]
+    np.testing.assert_allclose(total, expected, rtol=1e-5)

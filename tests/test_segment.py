@@ -1,0 +1,220 @@
+from functools import partial
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from vos_jax import segment as command
+from vos_jax.data.frames import open_frames
+from vos_jax.data.masks import read_mask, write_mask
+from vos_jax.inference.writers import FrameResult
+from vos_jax.segment import GivenMasks, frame_stems, segment
+
+SIZE = (10, 14)
+
+
+class StubSegmenter:
+    """Labels every pixel with the newest id, so that given masks differ from what comes out."""
+
+    def __init__(self, model, variables):
+        self.ids = []
+
+    def step(self, frame, masks=None):
+        if masks is not None:
+            self.ids += [int(i) for i in np.unique(masks) if i and i not in self.ids]
+        return np.full(frame.shape[:2], self.ids[-1], np.uint8)
+
+    def probabilities(self):
+        return np.stack([np.full(SIZE, i, np.float32) for i in (0, *self.ids)])
+
+
+class Collector:
+    def __init__(self):
+        self.results: list[FrameResult] = []
+
+    def write(self, result):
+        self.results.append(result)
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A folder of 4 frames, f2, f9, f10, f11 in natural order, and a folder for masks."""
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "masks").mkdir()
+    for n in (2, 9, 10, 11):
+        Image.new("RGB", SIZE[::-1], (n, n, n)).save(tmp_path / f"frames/f{n}.png")
+    return tmp_path
+
+
+def mask(*ids):
+    labels = np.zeros(SIZE, np.uint8)
+    for row, i in enumerate(ids):
+        labels[row] = i
+    return labels
+
+
+def track(video, masks="masks"):
+    frames, collector = open_frames(video / "frames"), Collector()
+    given = GivenMasks(video / masks, *frame_stems(frames))
+    ids = segment(None, {}, frames, given, [collector], segmenter=StubSegmenter)
+    return ids, collector.results
+
+
+@pytest.fixture
+def run(video, monkeypatch):
+    """The command with the stub in place of a checkpoint."""
+    monkeypatch.setattr(command, "load", lambda checkpoint, config: (None, {}))
+    monkeypatch.setattr(command, "segment", partial(segment, segmenter=StubSegmenter))
+
+    def call(*extra, masks="masks", out="out"):
+        command.main(
+            ["segment", "--checkpoint=c", f"--frames={video}/frames", f"--mask={video / masks}"]
+            + [f"--out={video / out}", *extra]
+        )
+
+    return call
+
+
+def test_any_ids_come_out_as_they_went_in_and_the_first_mask_as_given(video):
+    write_mask(video / "masks/f2.png", mask(254, 7, 255))
+    write_mask(video / "masks/f10.png", mask(3))
+    ids, results = track(video)
+    assert ids[:2] == [7, 254] and ids[-1] == 3
+    assert [r.stem for r in results] == ["f2", "f9", "f10", "f11"]
+    np.testing.assert_array_equal(results[0].labels, mask(254, 7, 255))
+    assert [int(r.labels[9, 0]) for r in results[2:]] == [3, 3]
+
+
+def test_one_mask_file_is_the_first_frames_whatever_its_name(video):
+    write_mask(video / "drawn.png", mask(4))
+    assert track(video, "drawn.png")[0] == [4]
+
+
+def test_everything_asked_for_is_written(video, run, capsys):
+    write_mask(video / "masks/f2.png", mask(7))
+    write_mask(video / "masks/f10.png", mask(3))
+    run(f"--overlay={video}/o.gif", f"--probabilities={video}/p.npz", f"--maps={video}/maps")
+    assert sorted(f.name for f in (video / "out").iterdir()) == [
+        "f10.png", "f11.png", "f2.png", "f9.png"
+    ]  # fmt: skip
+    assert np.unique(read_mask(video / "out/f9.png")).tolist() == [7]
+    with np.load(video / "p.npz") as stored:
+        assert stored["ids"].tolist() == [3, 7]
+        assert stored["probabilities"][:, 1:, 0, 0].tolist() == [[0, 7], [0, 7], [3, 7], [3, 7]]
+    with np.load(video / "maps/f9.npz") as stored:
+        assert stored["probabilities"].shape == (3, *SIZE)
+    assert (video / "o.gif").stat().st_size > 0
+    assert "objects [7, 3]" in capsys.readouterr().out
+
+
+def test_masks_are_written_as_they_come(video, run, monkeypatch):
+    write_mask(video / "masks/f2.png", mask(7))
+    image = Image.new("RGB", (5, 5))
+    image.save(video / "frames/f10.png")
+    with pytest.raises(SystemExit, match="f10.png: this frame is 5x5"):
+        run()
+    assert sorted(f.name for f in (video / "out").iterdir()) == ["f2.png", "f9.png"]
+
+
+def test_a_first_mask_without_objects_is_refused(video):
+    write_mask(video / "masks/f2.png", mask(255))
+    with pytest.raises(ValueError, match=r"first frame, f2, holds no object.*found \[0, 255\]"):
+        track(video)
+
+
+def test_a_first_frame_without_mask_is_refused(video):
+    write_mask(video / "masks/f9.png", mask(1))
+    with pytest.raises(ValueError, match="first frame, f2, has no mask"):
+        track(video)
+
+
+def test_a_mask_of_another_size_names_both_sizes(video):
+    write_mask(video / "masks/f2.png", np.ones((3, 4), np.uint8))
+    with pytest.raises(ValueError, match=r"f2\.png.*3x4.*10x14"):
+        track(video)
+
+
+def test_a_mask_that_matches_no_frame_is_listed(video):
+    for name in ("f2", "00009", "f12"):
+        write_mask(video / f"masks/{name}.png", mask(1))
+    listed = r"2 of 3 masks match no frame: 00009\.png, f12\.png.*called f2 to f11"
+    with pytest.raises(ValueError, match=listed):
+        track(video)
+
+
+def test_masks_beyond_the_end_of_a_video_of_unknown_length_are_listed(video):
+    write_mask(video / "masks/00000.png", mask(1))
+    write_mask(video / "masks/00007.png", mask(1))
+    given = GivenMasks(video / "masks", ["00000"], complete=False)
+    frames = [(f"{t:05d}", np.zeros((*SIZE, 3), np.uint8)) for t in range(3)]
+    with pytest.raises(ValueError, match=r"00007\.png.*00000 to 00002"):
+        segment(None, {}, frames, given, [], segmenter=StubSegmenter)
+
+
+def test_missing_and_empty_mask_folders_are_refused(video):
+    with pytest.raises(FileNotFoundError, match="no mask at .*nothing"):
+        GivenMasks(video / "nothing", ["a"])
+    with pytest.raises(FileNotFoundError, match="holds no .png mask"):
+        GivenMasks(video / "masks", ["a"])
+
+
+def test_no_frames_are_refused(video):
+    write_mask(video / "masks/f2.png", mask(1))
+    with pytest.raises(ValueError, match="no frames to segment"):
+        segment(None, {}, [], GivenMasks(video / "masks", ["f2"]), [], segmenter=StubSegmenter)
+
+
+def test_an_output_folder_with_content_is_refused_in_one_line(video, run):
+    write_mask(video / "masks/f2.png", mask(1))
+    with pytest.raises(SystemExit, match="error: .*masks is not empty.*--overwrite"):
+        run(out="masks")
+    run("--overwrite", out="masks")
+
+
+def test_too_many_probabilities_leave_no_output_behind(video, run, monkeypatch):
+    write_mask(video / "masks/f2.png", mask(1))
+    monkeypatch.setattr("vos_jax.inference.writers.MAX_PROBABILITY_BYTES", 4000)
+    with pytest.raises(SystemExit, match="4 frames x 2 channels.*--maps DIR"):
+        run(f"--probabilities={video}/p.npz")
+    assert not (video / "out").exists()
+
+
+def test_a_config_that_differs_from_the_checkpoint_is_refused_with_its_fields(monkeypatch):
+    stored = {"model": {"name": "feelvos", "embedding": 100}, "train": {"steps": 3}}
+    monkeypatch.setattr(command, "import_variables", lambda path: ({"params": {}}, stored))
+    monkeypatch.setattr(command, "build_model", lambda section: section["name"])
+    config = command.ConfigDict({**stored, "train": {"steps": 9}})
+    assert command.load("c", config) == ("feelvos", {"params": {}})
+    config.model.embedding = 50
+    with pytest.raises(
+        ValueError, match=r"c was made with another config.*model\.embedding: 100 -> 50"
+    ):
+        command.load("c", config)
+
+
+def test_the_command_line_is_checked():
+    with pytest.raises(flags.Error, match="missing --checkpoint, --mask, --out"):
+        command.parse(["segment", "--frames=f"])
+    with pytest.raises(flags.Error, match="unexpected arguments .*stray"):
+        command.parse(["segment", "stray"])
+    with pytest.raises(SystemExit, match="error: Unknown command line flag 'frame'"):
+        command.main(["segment", "--frame=f"])
+
+
+def test_help_lists_the_flags(capsys):
+    command.main(["segment", "--help"])
+    printed = capsys.readouterr().out
+    assert "--probabilities" in printed and "--config" in printed
+
+
+def test_a_config_file_with_overrides_is_read(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config(preset='quick'):\n"
+        "    return ConfigDict({'model': {'name': preset, 'k': 1}})\n"
+    )
+    required = [f"--{name}=x" for name in ("checkpoint", "frames", "mask", "out")]
+    argv = ["segment", f"--config={path}:paper", "--config.model.k=5", *required]
+    assert command.parse(argv).config.model.to_dict() == {"name": "paper", "k": 5}

@@ -1,0 +1,122 @@
+"""Turn an official checkpoint into one of ours.
+
+    python -m vos_jax.convert --model NAME --source PATH --out DIR [--config FILE[:PRESET]]
+
+NAME is a system (feelvos) or a backbone (xception_65, mobilenet_v2). PATH is the official file: a
+TensorFlow checkpoint prefix, a .pth (needs PyTorch), or an .npz of official names -> arrays. A
+system is built from the config, by default configs/NAME.py:paper, and every array must fit; of a
+backbone's file the heads are left out and listed. DIR then goes to --checkpoint or
+--config.init.model (a system) or to --config.init.backbone (a backbone).
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from vos_jax.command_line import new_flags, parse_flags
+from vos_jax.models import build_model, init_variables
+from vos_jax.nn.mobilenet_v2 import MobileNetV2
+from vos_jax.nn.xception import Xception65
+from vos_jax.official import feelvos, mobilenet_v2, xception
+from vos_jax.official.checkpoint_files import read_arrays
+from vos_jax.official.naming import Imported
+from vos_jax.train.checkpoint import export_variables
+from vos_jax.train.manifest import build_manifest
+
+Importer = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Imported]
+
+SYSTEMS: dict[str, Importer] = {"feelvos": feelvos.from_official}
+BACKBONES: dict[str, tuple[type[nn.Module], Importer]] = {
+    "xception_65": (Xception65, xception.from_official),
+    "mobilenet_v2": (MobileNetV2, mobilenet_v2.from_official),
+}
+
+
+def convert(
+    name: str, source: str | os.PathLike, out: str | os.PathLike, config: ConfigDict | None = None
+) -> Imported:
+    """Writes the folder `out` with the variables of an official checkpoint, and returns them.
+
+    config: of a system, its model section is built; None for a backbone, whose folder gets
+    {"model": {"name": NAME}}. Raises ValueError or FileNotFoundError where the source cannot be
+    read, does not fit, or `out` is not empty.
+    """
+    if name in BACKBONES:
+        module, importer = BACKBONES[name]
+        config = ConfigDict({"model": {"name": name}})
+        target = jax.eval_shape(module().init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
+    else:
+        importer = SYSTEMS[name]
+        if config.model.name != name:
+            raise ValueError(
+                f"--model {name}: the config describes {config.model.name!r}; "
+                f"give a config of {name}"
+            )
+        model = build_model(config.model)
+        target = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
+    try:
+        imported = importer(read_arrays(source), target)
+    except ValueError as error:
+        raise ValueError(f"{source} as {name}: {error}") from error
+    manifest = build_manifest(config) | {"source": str(source), "unused": imported.unused}
+    export_variables(out, imported.variables, config, manifest)
+    return imported
+
+
+def summary(imported: Imported, out: str | os.PathLike) -> str:
+    """What was written and what was left out, in a few lines."""
+    arrays = jax.tree.leaves(imported.variables)
+    trained = sum(leaf.size for leaf in jax.tree.leaves(imported.variables["params"]))
+    lines = [f"{len(arrays)} arrays, {trained:,} parameters -> {os.fspath(out)}"]
+    if imported.unused:
+        lines.append(f"not part of the model, left out ({len(imported.unused)}):")
+        lines += [f"  {name}" for name in imported.unused]
+    return "\n".join(lines)
+
+
+def default_config(name: str) -> str:
+    """FILE:PRESET of a system's published configuration."""
+    return f"{Path(__file__).resolve().parents[1] / 'configs' / name}.py:paper"
+
+
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+    """The command line as flag values; raises flags.Error where it is wrong."""
+    values = new_flags(argv)
+    names = [*SYSTEMS, *BACKBONES]
+    flags.DEFINE_enum("model", None, names, "what the checkpoint holds", flag_values=values)
+    flags.DEFINE_string("source", None, "the official file, or an .npz of it", flag_values=values)
+    flags.DEFINE_string("out", None, "folder to write; may be gs://", flag_values=values)
+    parse_flags(values, argv, required=("model", "source", "out"))
+    if values.help:
+        return values
+    if values.model in BACKBONES and values.config is not None:
+        raise flags.Error(f"--config goes with a system; the backbone {values.model} needs none")
+    if values.model in SYSTEMS and values.config is None:
+        return parse([*argv, f"--config={default_config(values.model)}"])
+    return values
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command; wrong input ends with a message that says what to do."""
+    try:
+        args = parse(argv)
+        if args.help:
+            print(f"{__doc__}\n{args.get_help()}")
+            return
+        imported = convert(args.model, args.source, args.out, args.config)
+    except (ValueError, OSError, ImportError, flags.Error) as error:
+        sys.exit(f"error: {error}")
+    print(summary(imported, args.out))
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,177 @@
+"""Videos with the objects coloured in, to look at a result: .mp4, .gif or a folder of PNG files."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from vos_jax.data.masks import davis_palette
+from vos_jax.inference.writers import FrameResult, Writer, empty_folder, new_file
+
+GIF_WIDTH = 480
+GIF_FRAMES = 240
+
+
+def overlay(frame: np.ndarray, labels: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+    """Colour the objects of a frame with the DAVIS palette and draw their outlines.
+
+    Args:
+      frame: uint8 [H, W, 3] RGB.
+      labels: integer [H, W], 0 background; 255 (void) is left uncoloured.
+      alpha: opacity of the colour in [0, 1]; the outline, 1 pixel wide, is opaque.
+
+    Returns:
+      uint8 [H, W, 3] RGB.
+    """
+    labels = np.where(labels == 255, 0, labels).astype(np.uint8)
+    inside = labels > 0
+    colours = np.asarray(davis_palette(), np.uint8)[labels]
+    painted = frame.copy()
+    blend = (1 - alpha) * frame[inside] + alpha * colours[inside]
+    painted[inside] = np.rint(blend).astype(np.uint8)
+    border = _inner_border(labels) & inside
+    painted[border] = colours[border]
+    return painted
+
+
+class OverlayWriter(Writer):
+    """Overlays of a whole video, by the ending of `path`.
+
+    .mp4: MPEG-4 video (full size, padded to even sides). .gif: at most 480 pixels wide and 240
+    frames; longer videos keep every second, fourth, ... frame. No ending: a folder of PNG files.
+
+    Raises:
+      ValueError: another ending, or this OpenCV cannot write MPEG-4.
+      FileExistsError: the target exists and `overwrite` is not set.
+    """
+
+    def __init__(
+        self, path: epath.PathLike, fps: float = 24, alpha: float = 0.5, overwrite: bool = False
+    ):
+        kinds = {".mp4": _Mp4, ".gif": _Gif, "": _PngFolder}
+        ending = epath.Path(path).suffix.lower()
+        if ending not in kinds:
+            raise ValueError(
+                f"{path}: overlays are written as .mp4, .gif or to a folder of PNG files (a name "
+                f"without ending), found the ending {ending!r}"
+            )
+        self._alpha = alpha
+        self._target = kinds[ending](path, fps, overwrite)
+
+    def write(self, result: FrameResult) -> None:
+        painted = overlay(result.frame, result.labels, self._alpha)
+        self._target.add(result.stem, painted)
+
+    def close(self) -> None:
+        self._target.close()
+
+
+class _PngFolder:
+    def __init__(self, path: epath.PathLike, fps: float, overwrite: bool):
+        self._folder = empty_folder(path, overwrite)
+
+    def add(self, stem: str, image: np.ndarray) -> None:
+        with (self._folder / f"{stem}.png").open("wb") as file:
+            Image.fromarray(image).save(file, format="PNG")
+
+    def close(self) -> None:
+        pass
+
+
+class _Gif:
+    """Keeps small palette images until the end, since a GIF is saved in one go."""
+
+    def __init__(self, path: epath.PathLike, fps: float, overwrite: bool):
+        self._path = new_file(path, overwrite)
+        self._milliseconds = 1000 / fps
+        self._images: list[Image.Image] = []
+        self._count, self._stride = 0, 1
+
+    def add(self, stem: str, image: np.ndarray) -> None:
+        if self._count % self._stride == 0:
+            if len(self._images) == GIF_FRAMES:
+                self._images = self._images[::2]
+                self._stride *= 2
+            if self._count % self._stride == 0:
+                self._images.append(_small_palette_image(image))
+        self._count += 1
+
+    def close(self) -> None:
+        if not self._images:
+            return
+        first, *rest = self._images
+        with self._path.open("wb") as file:
+            first.save(
+                file,
+                format="GIF",
+                save_all=True,
+                append_images=rest,
+                # Viewers slow down anything below 20 ms.
+                duration=max(20, round(self._milliseconds * self._stride)),
+                loop=0,
+            )
+        self._images = []
+
+
+class _Mp4:
+    """OpenCV writes local files only, so a remote target is copied at the end."""
+
+    def __init__(self, path: epath.PathLike, fps: float, overwrite: bool):
+        self._path = new_file(path, overwrite)
+        self._fps = fps
+        remote = "://" in os.fspath(self._path)
+        self._scratch = tempfile.TemporaryDirectory() if remote else None
+        self._local = Path(self._scratch.name) / "overlay.mp4" if remote else Path(self._path)
+        self._video: cv2.VideoWriter | None = None
+
+    def add(self, stem: str, image: np.ndarray) -> None:
+        height, width = image.shape[:2]
+        image = cv2.copyMakeBorder(image, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
+        if self._video is None:
+            self._video = self._open(image.shape[1], image.shape[0])
+        self._video.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        if self._video is None:
+            return
+        self._video.release()
+        self._video = None
+        if self._scratch is not None:
+            with self._local.open("rb") as source, self._path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+            self._scratch.cleanup()
+
+    def _open(self, width: int, height: int) -> cv2.VideoWriter:
+        codec = cv2.VideoWriter_fourcc(*"mp4v")
+        video = cv2.VideoWriter(str(self._local), codec, self._fps, (width, height))
+        if not video.isOpened():
+            raise ValueError(
+                f"{self._path}: this OpenCV build cannot write MPEG-4 video; name a .gif or a "
+                "folder (no ending) instead"
+            )
+        return video
+
+
+def _inner_border(labels: np.ndarray) -> np.ndarray:
+    """Pixels with a neighbour (left, right, above, below) of another label; bool [H, W]."""
+    border = np.zeros(labels.shape, bool)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    border[:, 1:] |= across
+    border[:, :-1] |= across
+    border[1:] |= down
+    border[:-1] |= down
+    return border
+
+
+def _small_palette_image(image: np.ndarray) -> Image.Image:
+    height, width = image.shape[:2]
+    small = Image.fromarray(image)
+    if width > GIF_WIDTH:
+        small = small.resize((GIF_WIDTH, max(1, round(height * GIF_WIDTH / width))), Image.BOX)
+    # 70 times faster than the default median cut and no less true to the colours.
+    return small.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)

@@ -1,0 +1,133 @@
+"""One way through a video, for every system: segment, feed back, memorise.
+
+`advance` is one frame; `rollout` scans it over a clip (training and tests), and `streaming` calls it one jitted frame
+at a time, so training and inference walk the same code.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from vos_jax.models.protocol import VOSModel
+
+
+def advance(
+    model: VOSModel,
+    memory: Any,
+    features: Any,
+    size: tuple[int, int],
+    given: jax.Array | None = None,
+    new: jax.Array | None = None,
+    truth: jax.Array | None = None,
+) -> tuple[Any, Any, jax.Array]:
+    """Segment one frame and remember it. Call it inside `model.apply(..., method=advance)`.
+
+    Args:
+      memory, features: of the system.
+      size: (H, W) of the original frame.
+      given: masks [B, N+1, H, W] handed over with this frame, or None when none are.
+      new: bool [B, N], the objects of `given` that enter the memory (first seen or corrected).
+      truth: masks to remember instead of the prediction (training).
+
+    Returns:
+      memory, prediction, and the masks [B, N+1, H, W] that stand for this frame (given ones pasted where the system
+      pastes).
+    """
+    if given is not None and model.introduces == "before":
+        memory = model.introduce(memory, features, given, new)
+    prediction = model.segment(memory, features)
+    masks = model.feedback(prediction, size)
+    if given is not None and model.pastes:
+        masks = paste(masks, given, new)
+    memory = model.memorize(memory, features, prediction, masks if truth is None else truth)
+    if given is not None and model.introduces == "after":
+        memory = model.introduce(memory, features, given, new)
+    return memory, prediction, masks
+
+
+def paste(masks: jax.Array, given: jax.Array, new: jax.Array) -> jax.Array:
+    """Masks [B, N+1, H, W] with the pixels of the `new` objects taken from `given`; other pixels stay."""
+    objects = given[:, 1:] * new[:, :, None, None]
+    owned = objects.sum(axis=1, keepdims=True)
+    background = jnp.zeros_like(owned)
+    return jnp.where(owned > 0, jnp.concatenate([background, objects], axis=1), masks)
+
+
+def rollout(
+    model: VOSModel,
+    variables: dict[str, Any],
+    inputs: jax.Array,
+    masks: jax.Array,
+    valid: jax.Array,
+    *,
+    given: jax.Array | None = None,
+    observed: int = 1,
+    truth: bool = False,
+    train: bool = False,
+    rng: jax.Array | None = None,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """Run a system over clips.
+
+    Args:
+      inputs: prepared frames [B, T, h, w, 3].
+      masks: [B, T, N+1, H, W]; the first `observed` frames are shown to the system, the others are looked at only
+        where `given` says so, or all of them with `truth`.
+      valid: bool [B, N], real object slots.
+      given: bool [B, T, N], the objects handed over at each frame after the first; None: none.
+      observed: how many leading frames are remembered with their masks instead of being segmented.
+      truth: remember the true masks after each frame instead of the prediction (teacher forcing).
+      train: dropout, sampling and live BatchNorm; needs `rng`.
+
+    Returns:
+      predictions of the frames observed..T-1, stacked in time [T - observed, B, ...]; the masks [T - observed, B, N+1,
+      H, W] that stand for them; the batch statistics after the pass (unchanged unless live).
+    """
+    batch, frames = inputs.shape[:2]
+    size = masks.shape[-2:]
+    rngs = {}
+    if train:
+        rngs = dict(zip(("dropout", "sample"), jax.random.split(rng), strict=True))
+
+    features, updated = model.apply(
+        variables,
+        inputs.reshape(batch * frames, *inputs.shape[2:]),
+        train,
+        method=model.encode,
+        rngs=rngs,
+        mutable=["batch_stats"] if train else [],
+    )
+    features = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(batch, frames, *x.shape[1:]), 1, 0), features)
+    masks, at = jnp.moveaxis(masks, 1, 0), lambda t: jax.tree.map(lambda x: x[t], features)
+
+    memory = model.apply(
+        variables,
+        at(0),
+        masks[0],
+        valid if given is None else given[:, 0],
+        references=1 if given is None else frames,
+        train=train,
+        method=model.start,
+        rngs=rngs,
+    )
+    for t in range(1, observed):
+        memory = model.apply(variables, memory, at(t), None, masks[t], method=model.memorize)
+
+    def frame(memory, xs):
+        features, masks, new = xs
+        memory, prediction, believed = model.apply(
+            variables,
+            memory,
+            features,
+            size,
+            None if new is None else masks,
+            new,
+            masks if truth else None,
+            method=advance,
+        )
+        return memory, (prediction, believed)
+
+    rest = jax.tree.map(lambda x: x[observed:], features)
+    new = None if given is None else jnp.moveaxis(given, 1, 0)[observed:]
+    _, (predictions, believed) = jax.lax.scan(frame, memory, (rest, masks[observed:], new))
+    return predictions, believed, updated.get("batch_stats", variables.get("batch_stats", {}))

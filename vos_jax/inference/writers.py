@@ -1,0 +1,225 @@
+"""Writing what a segmenter returns, frame by frame: label maps, probabilities, maps per frame.
+
+Every writer has `write(result)` and `close()`, is a context manager, refuses to write over what is
+there unless told, and keeps what came before an interruption. Paths may be remote (gs://).
+
+K objects in ascending id order; channel 0 of probabilities is the background.
+"""
+
+import io
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import numpy as np
+from etils import epath
+
+from vos_jax.data.masks import write_mask
+
+MAX_PROBABILITY_BYTES = 2_000_000_000
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class FrameResult:
+    """What is known about one frame after segmenting it.
+
+    stem: file name without ending. frame: uint8 [H, W, 3] RGB. labels: uint8 [H, W] object ids.
+    ids: [k] the objects known so far, in the channel order of `probabilities`, which computes
+    float32 [k + 1, H, W] when called.
+    """
+
+    stem: str
+    frame: np.ndarray
+    labels: np.ndarray
+    ids: Sequence[int] = ()
+    probabilities: Callable[[], np.ndarray] | None = None
+
+
+class Writer:
+    """Base of the writers: a context manager that closes itself."""
+
+    def write(self, result: FrameResult) -> None:
+        """Take the next frame."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Finish the output; nothing can be written afterwards."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class MaskWriter(Writer):
+    """Label maps as palette PNG files, <folder>/<stem>.png.
+
+    Raises FileExistsError when the folder holds anything and `overwrite` is not set.
+    """
+
+    def __init__(self, folder: epath.PathLike, overwrite: bool = False):
+        self._folder = empty_folder(folder, overwrite)
+
+    def write(self, result: FrameResult) -> None:
+        write_mask(self._folder / f"{result.stem}.png", result.labels)
+
+
+class MapWriter(Writer):
+    """Probabilities of one frame per file, <folder>/<stem>.npz, for videos of any length.
+
+    Each file holds `probabilities` float32 [K + 1, H, W] and `ids` int32 [K]. A channel is 0 in the
+    frames before its object appears. Raises as `MaskWriter`.
+
+    Args:
+      folder: where the files go.
+      ids: all objects of the video, also those that appear later.
+    """
+
+    def __init__(self, folder: epath.PathLike, ids: Sequence[int], overwrite: bool = False):
+        self._folder = empty_folder(folder, overwrite)
+        self._ids = _ascending(ids)
+
+    def write(self, result: FrameResult) -> None:
+        content = io.BytesIO()
+        np.savez(content, probabilities=all_channels(result, self._ids), ids=self._ids)
+        (self._folder / f"{result.stem}.npz").write_bytes(content.getvalue())
+
+
+class ProbabilityWriter(Writer):
+    """All probabilities in one .npz: `probabilities` float32 [T, K + 1, H, W] and `ids` int32 [K].
+
+    Frames go to disk as they come; closing joins them into the .npz. A channel is 0 in the frames
+    before its object appears.
+
+    Args:
+      path: the .npz file.
+      ids: all objects of the video, also those that appear later.
+      num_frames: T, used to foresee the size, or None where a video file does not tell it.
+      size: (H, W) of the frames.
+
+    Raises:
+      ValueError: the file would exceed 2 GB; the message offers one file per frame.
+      FileExistsError: the file exists and `overwrite` is not set.
+    """
+
+    def __init__(
+        self,
+        path: epath.PathLike,
+        ids: Sequence[int],
+        num_frames: int | None,
+        size: tuple[int, int],
+        overwrite: bool = False,
+    ):
+        self._path = new_file(path, overwrite)
+        self._ids = _ascending(ids)
+        self._shape = (len(self._ids) + 1, *size)
+        self._check_size(num_frames or 1)
+        self._frames = 0
+        self._raw = _scratch_file(self._path)
+
+    def write(self, result: FrameResult) -> None:
+        self._check_size(self._frames + 1)
+        channels = all_channels(result, self._ids)
+        if channels.shape != self._shape:
+            raise ValueError(
+                f"{self._path}: frame {result.stem} has probabilities of shape {channels.shape}, "
+                f"expected {self._shape}: all frames of a video have one size"
+            )
+        self._raw.write(channels.tobytes())
+        self._frames += 1
+
+    def close(self) -> None:
+        if self._raw.closed:
+            return
+        if self._frames:
+            with self._path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+                self._join(archive)
+        self._raw.close()
+
+    def _join(self, archive: zipfile.ZipFile) -> None:
+        self._raw.seek(0)
+        with archive.open("probabilities.npy", "w", force_zip64=True) as entry:
+            shape = (self._frames, *self._shape)
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(entry, header)
+            while chunk := self._raw.read(_CHUNK):
+                entry.write(chunk)
+        with archive.open("ids.npy", "w") as entry:
+            np.lib.format.write_array(entry, self._ids)
+
+    def _check_size(self, frames: int) -> None:
+        size = 4 * frames * int(np.prod(self._shape))
+        if size > MAX_PROBABILITY_BYTES:
+            channels, height, width = self._shape
+            raise ValueError(
+                f"{self._path}: probabilities of {frames} frames x {channels} channels x {height} "
+                f"x {width} take {size / 1e9:.1f} GB, the limit for one file is "
+                f"{MAX_PROBABILITY_BYTES / 1e9:.0f} GB; write one file per frame with --maps DIR"
+            )
+
+
+def all_channels(result: FrameResult, ids: np.ndarray) -> np.ndarray:
+    """Probabilities of a frame with one channel per id of the whole video.
+
+    Args:
+      result: with `ids` and `probabilities`.
+      ids: int [K] ascending ids of the video.
+
+    Returns:
+      float32 [K + 1, H, W]: background, then `ids` in order; 0 for objects not seen so far.
+    """
+    known = result.probabilities()
+    unexpected = sorted(set(result.ids) - set(ids.tolist()))
+    if unexpected:
+        raise ValueError(
+            f"frame {result.stem}: objects {unexpected} are not among the announced ids "
+            f"{ids.tolist()}; give the writer every id of the video"
+        )
+    channels = np.zeros((len(ids) + 1, *known.shape[1:]), np.float32)
+    places = [0, *(int(np.searchsorted(ids, i)) + 1 for i in result.ids)]
+    channels[places] = known
+    return channels
+
+
+def empty_folder(folder: epath.PathLike, overwrite: bool = False) -> epath.Path:
+    """Create `folder`; FileExistsError if it holds anything and `overwrite` is not set."""
+    folder = epath.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, expected a folder to write to")
+    if not overwrite and folder.exists():
+        first = next(folder.iterdir(), None)
+        if first is not None:
+            raise FileExistsError(
+                f"{folder} is not empty (it holds {first.name}); choose an empty folder or allow "
+                "overwriting (--overwrite)"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def new_file(path: epath.PathLike, overwrite: bool = False) -> epath.Path:
+    """`path` with its folder created; FileExistsError if it exists and `overwrite` is not set."""
+    path = epath.Path(path)
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a folder, expected a file to write")
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path} exists; choose another name or allow overwriting (--overwrite)"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _ascending(ids: Sequence[int]) -> np.ndarray:
+    return np.unique(np.asarray(ids, np.int32))
+
+
+def _scratch_file(path: epath.Path) -> BinaryIO:
+    """A temporary file beside a local `path` (where the result must fit anyway)."""
+    local = "://" not in os.fspath(path)
+    return tempfile.TemporaryFile(dir=os.fspath(path.parent) if local else None)

@@ -1,0 +1,45 @@
+"""The systems, by name, and how a config section becomes one."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vos_jax.models.feelvos import FEELVOS
+from vos_jax.models.protocol import VOSModel, one_hot
+
+MODELS: dict[str, type[VOSModel]] = {"feelvos": FEELVOS}
+
+
+def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
+    """The module that a config section {"name": ..., field: value, ...} describes; `overrides` replace fields.
+
+    Raises:
+      ValueError: unknown name or field, with the nearest known ones.
+    """
+    fields = {**dict(section), **overrides}
+    name = fields.pop("name", None)
+    if name not in MODELS:
+        raise ValueError(f"config.model.name: expected one of {sorted(MODELS)}, found {name!r}")
+    known = [f.name for f in dataclasses.fields(MODELS[name]) if f.name not in ("parent", "name")]
+    for field in fields:
+        if field not in known:
+            near = difflib.get_close_matches(field, known, n=3) or known
+            raise ValueError(f"config.model.{field}: {name} has no such field; did you mean {near}?")
+    return MODELS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def init_variables(model: VOSModel, rng: jax.Array, size: tuple[int, int] = (65, 65)) -> dict[str, Any]:
+    """Fresh variables {"params", "batch_stats"} of a model; they do not depend on `size`."""
+
+    frame = model.preprocess(np.zeros((*size, 3), np.uint8))
+
+    def init(rng):
+        masks = one_hot(jnp.zeros((1, *size), jnp.int32), 1)
+        return model.init(rng, jnp.stack([frame, frame])[:, None], masks, jnp.ones((1, 1), bool))
+
+    return dict(jax.jit(init)(rng))

@@ -1,0 +1,395 @@
+"""FEELVOS: a learned embedding, matched to the first and the previous frame, guides a per-object head.
+
+Voigtlaender, Chai, Schroff, Adam, Leibe, Chen: "FEELVOS: Fast End-to-End Embedding Learning for Video Object
+Segmentation", CVPR 2019, arXiv 1902.09513; released code: tensorflow/models, research/feelvos.
+
+Every frame passes once through DeepLabv3+ (stride 4) and an embedding head. For each object (the background is one of
+them) the embedding is compared with the object's pixels in the first frame, anywhere, and in the previous frame, within
+a window; the two distance maps, the previous mask and the shared features go through a small convolutional head that
+gives one logit per object, and a softmax runs over the objects.
+
+Where the released code and the paper differ the code is followed: embeddings pass a ReLU, and the previous mask is the
+hard label map (`previous_mask="soft"` is the paper's form). Extension: the released script knows only objects of the
+first frame; here an object given later adds its pixels of that frame to the reference pixels, which is the paper's
+P_{1,o} read as "the frame in which o is given".
+
+Glossary: h w the stride-4 grid, C embedding channels, L = N + 1 labels, P reference pixels.
+"""
+
+from typing import Any
+
+import cv2
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from vos_jax.models.protocol import VOSModel, one_hot
+from vos_jax.nn.deeplab import DeepLabV3Plus, normalise
+from vos_jax.ops.convolution import conv_general_dilated
+from vos_jax.ops.losses import bootstrapped_cross_entropy
+from vos_jax.ops.matching import (
+    global_matching,
+    local_matching,
+    normalise_distance,
+    sample_references,
+)
+from vos_jax.ops.resize import resize_bilinear, resize_nearest
+
+
+@struct.dataclass
+class Features:
+    """One frame at stride 4."""
+
+    shared: jax.Array  # [B, h, w, features]
+    embedding: jax.Array  # [B, h, w, C], non-negative
+
+
+@struct.dataclass
+class Memory:
+    """What the next frame may look at."""
+
+    reference: jax.Array  # [B, P, C] embeddings of pixels with given labels
+    reference_labels: jax.Array  # int32 [B, P], outside 0..N: not used
+    count: jax.Array  # int32 [], how many of the P are in use
+    present: jax.Array  # bool [B, N+1], label has at least one reference pixel
+    previous: jax.Array  # [B, h, w, C]
+    previous_masks: jax.Array  # [B, N+1, h, w]
+
+
+@struct.dataclass
+class Prediction:
+    """Logits of every label and which labels take part."""
+
+    logits: jax.Array  # [B, N+1, h, w]
+    present: jax.Array  # bool [B, N+1]
+
+
+class FEELVOS(VOSModel):
+    """The network. Fields are the released configuration; the four cues are the switches of the ablation table.
+
+    output_stride 8 doubles the atrous rates and shares its weights with 16: the release trains at 16 and tests at 8.
+    """
+
+    backbone_scope = ("deeplab", "backbone")
+
+    backbone: str = "xception_65"
+    output_stride: int = 8
+    width: float = 1.0  # channel multiplier of MobileNetV2
+    frozen_backbone: bool = True  # BatchNorm of the backbone always uses its running statistics
+    frozen: bool = True  # and so does that of ASPP and decoder
+    momentum: float = 0.9997  # of live running statistics
+    dropout: float = 0.1  # after the ASPP, in training
+    short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
+    dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
+    features: int = 256  # channels of decoder and head
+    embedding_dim: int = 100
+    window: int = 15  # half size of the local search window, in stride-4 pixels
+    k_nearest: int = 1
+    samples: int = 1024  # reference pixels per label in training
+    first_frame_global: bool = True
+    previous_frame_local: bool = True
+    previous_frame_global: bool = False
+    previous_prediction: bool = True
+    previous_mask: str = "hard"  # "hard" (released code) or "soft" (paper)
+
+    def setup(self):
+        if self.previous_mask not in ("hard", "soft"):
+            raise ValueError(
+                f"config.model.previous_mask: expected 'hard' or 'soft', found {self.previous_mask!r}"
+            )
+        self.deeplab = DeepLabV3Plus(
+            backbone=self.backbone,
+            output_stride=self.output_stride,
+            features=self.features,
+            width=self.width,
+            frozen_backbone=self.frozen_backbone,
+            frozen=self.frozen,
+            momentum=self.momentum,
+            dropout=self.dropout,
+            dtype=jnp.dtype(self.dtype),
+        )
+        self.embedding = SeparableConv(
+            self.features,
+            self.embedding_dim,
+            3,
+            depthwise_init=near_identity,
+            pointwise_init=near_identity,
+        )
+        self.head = Head(self.features, self.cues)
+
+    @property
+    def cues(self) -> int:
+        """How many cue channels the head sees."""
+        return sum(
+            (
+                self.first_frame_global,
+                self.previous_prediction,
+                self.previous_frame_local,
+                self.previous_frame_global,
+            )
+        )
+
+    def preprocess(self, frame: np.ndarray) -> np.ndarray:
+        """The frame as it is (release), or shrunk to `short_side`; masks keep the original size."""
+        height, width = frame.shape[:2]
+        shrink = self.short_side / min(height, width)
+        if not 0 < shrink < 1:
+            return frame
+        size = (round(width * shrink), round(height * shrink))
+        return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+    def encode(self, inputs: jax.Array, train: bool = False) -> Features:
+        """Features of RGB frames [B, H, W, 3] in 0..255, uint8 or float32."""
+        shared = self.deeplab(normalise(inputs, self.backbone), train=train)
+        return Features(shared, self.embedding(shared))
+
+    def start(
+        self,
+        features: Features,
+        masks: jax.Array,
+        valid: jax.Array,
+        references: int = 1,
+        train: bool = False,
+    ) -> Memory:
+        """Memory of the first frame with masks [B, N+1, H, W]; an object lost at stride 4 is lost, as in the release."""
+        labels, masks = self._at_stride_4(features, masks)
+        labels = jnp.where(_takes_part(labels, valid), labels, -1)
+        if train:
+            rng = self.make_rng("sample")
+            pixels, pixel_labels = sample_references(
+                rng, features.embedding, labels, masks.shape[1], self.samples
+            )
+            count = jnp.int32(pixels.shape[1])
+        else:
+            pixels, pixel_labels = _flatten(features.embedding), labels.reshape(labels.shape[0], -1)
+            count = jnp.int32(pixels.shape[1])
+            room = (references - 1) * pixels.shape[1]
+            pixels = jnp.pad(pixels, ((0, 0), (0, room), (0, 0)))
+            pixel_labels = jnp.pad(pixel_labels, ((0, 0), (0, room)))
+        return Memory(
+            reference=pixels,
+            reference_labels=pixel_labels,
+            count=count,
+            present=_present(labels, masks.shape[1]),
+            previous=features.embedding,
+            previous_masks=masks,
+        )
+
+    def segment(self, memory: Memory, features: Features) -> Prediction:
+        """Logits of the current frame (Fig. 1 of the paper; order of the cues as in the released weights)."""
+        return Prediction(self.head(features.shared, self._cue_maps(memory, features)), memory.present)
+
+    def _cue_maps(self, memory: Memory, features: Features) -> jax.Array:
+        """The per-label maps that guide the head, [B, N+1, h, w, cues]."""
+        num_labels = memory.present.shape[1]
+        query, cues = features.embedding, []
+        previous_labels = _labels(memory.previous_masks)
+
+        def to_cue(distances):
+            return jnp.moveaxis(normalise_distance(distances), -1, 1)
+
+        if self.first_frame_global:
+            distances = global_matching(
+                query,
+                memory.reference,
+                memory.reference_labels,
+                num_labels,
+                count=memory.count,
+                k=self.k_nearest,
+            )
+            cues.append(to_cue(distances))
+        if self.previous_prediction:
+            cues.append(memory.previous_masks)
+        if self.previous_frame_local:
+            distances = local_matching(
+                query, memory.previous, previous_labels, num_labels, self.window
+            )
+            cues.append(to_cue(distances))
+        if self.previous_frame_global:
+            pixels = _flatten(memory.previous)
+            pixel_labels = previous_labels.reshape(pixels.shape[:2])
+            distances = global_matching(query, pixels, pixel_labels, num_labels, k=self.k_nearest)
+            cues.append(to_cue(distances))
+        return jnp.stack(cues, axis=-1)
+
+    def memorize(
+        self, memory: Memory, features: Features, prediction: Prediction | None, masks: jax.Array
+    ) -> Memory:
+        """The frame becomes the previous frame, its masks [B, N+1, H, W] brought to stride 4."""
+        _, masks = self._at_stride_4(features, masks)
+        return memory.replace(previous=features.embedding, previous_masks=masks)
+
+    def introduce(
+        self, memory: Memory, features: Features, masks: jax.Array, new: jax.Array
+    ) -> Memory:
+        """Add the pixels of the objects in `new` bool [B, N] to the reference pixels."""
+        labels, _ = self._at_stride_4(features, masks)
+        labels = jnp.where((labels > 0) & _takes_part(labels, new), labels, -1)
+        at = (jnp.int32(0), memory.count)
+        size = labels.shape[1] * labels.shape[2]
+        return memory.replace(
+            reference=jax.lax.dynamic_update_slice(
+                memory.reference, _flatten(features.embedding), (*at, jnp.int32(0))
+            ),
+            reference_labels=jax.lax.dynamic_update_slice(
+                memory.reference_labels, labels.reshape(labels.shape[0], -1), at
+            ),
+            count=memory.count + size,
+            present=memory.present | _present(labels, memory.present.shape[1]),
+        )
+
+    def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
+        """Softmax over the labels of the upsampled logits, [B, N+1, H, W]; 0 for labels that take no part."""
+        return jax.nn.softmax(self._upsampled(prediction, size), axis=1)
+
+    def labels(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
+        """Label of the largest upsampled logit, uint8 [B, H, W]."""
+        return jnp.argmax(self._upsampled(prediction, size), axis=1).astype(jnp.uint8)
+
+    def feedback(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
+        """One-hot labels (released code) or probabilities (paper), [B, N+1, H, W]."""
+        if self.previous_mask == "soft":
+            return self.probabilities(prediction, size)
+        return one_hot(self.labels(prediction, size), prediction.logits.shape[1] - 1)
+
+    def losses(
+        self,
+        predictions: Prediction,
+        labels: jax.Array,
+        valid: jax.Array,
+        step: jax.Array,
+        fraction: float = 0.15,
+        mining_steps: int = 100_000,
+    ) -> jax.Array:
+        """Bootstrapped cross-entropy of each video, mean over the predicted frames, [B]."""
+
+        def frame_losses(prediction, labels):
+            logits = resize_bilinear(prediction.logits, labels.shape[-2:], axes=(2, 3))
+            return bootstrapped_cross_entropy(
+                logits, labels, step, fraction, mining_steps, valid=prediction.present
+            )
+
+        return jax.vmap(frame_losses)(predictions, jnp.swapaxes(labels, 0, 1)).mean(axis=0)
+
+    def _upsampled(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
+        logits = resize_bilinear(prediction.logits, size, axes=(2, 3))
+        return jnp.where(prediction.present[..., None, None], logits, -jnp.inf)
+
+    def _at_stride_4(self, features: Features, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Labels int32 [B, h, w] (void -1) and masks [B, N+1, h, w] of full-size masks, nearest neighbour."""
+        masks = resize_nearest(masks, features.embedding.shape[1:3], axes=(2, 3))
+        return _labels(masks), masks
+
+
+class Head(nn.Module):
+    """Dynamic segmentation head: the same small network for every label (paper section 3.4).
+
+    The features are the same for all labels, so their part of the first layer is computed once and added to the part
+    of each label's cues: exact, because a depthwise convolution acts per channel and a 1x1 convolution is a sum.
+    """
+
+    features: int
+    cues: int
+
+    def setup(self):
+        self.layer0 = SeparableConv(self.features + self.cues, self.features, 7)
+        self.layer1 = SeparableConv(self.features, self.features, 7)
+        self.layer2 = SeparableConv(self.features, self.features, 7)
+        self.layer3 = SeparableConv(self.features, self.features, 7)
+        self.logits = nn.Conv(
+            1,
+            (1, 1),
+            kernel_init=nn.initializers.truncated_normal(0.01),
+            conv_general_dilated=conv_general_dilated,
+        )
+
+    def __call__(self, shared: jax.Array, cues: jax.Array) -> jax.Array:
+        """Logits [B, L, h, w] from features [B, h, w, features] and cues [B, L, h, w, cues]."""
+        batch, labels, height, width, _ = cues.shape
+        cues = cues.astype(shared.dtype).reshape(-1, height, width, self.cues)
+        per_label = self.layer0.part(cues, self.features)
+        per_label = per_label.reshape(batch, labels, height, width, self.features)
+        x = per_label + self.layer0.part(shared, 0)[:, None]
+        x = nn.relu(x + self.layer0.pointwise.bias.astype(x.dtype))
+        x = x.reshape(-1, height, width, self.features)
+        for layer in (self.layer1, self.layer2, self.layer3):
+            x = layer(x)
+        return self.logits(x.astype(jnp.float32)).reshape(batch, labels, height, width)
+
+
+class SeparableConv(nn.Module):
+    """Depthwise convolution, ReLU, 1x1 convolution, ReLU; biases, no normalisation."""
+
+    inputs: int
+    outputs: int
+    size: int
+    depthwise_init: Any = nn.initializers.truncated_normal(0.33)
+    pointwise_init: Any = nn.initializers.truncated_normal(0.06)
+
+    def setup(self):
+        self.depthwise = Affine((self.size, self.size, 1, self.inputs), self.depthwise_init)
+        self.pointwise = Affine((1, 1, self.inputs, self.outputs), self.pointwise_init)
+
+    def part(self, x: jax.Array, first: int) -> jax.Array:
+        """What input channels first.. contribute before the last bias and ReLU, [b, h, w, outputs]."""
+        channels = slice(first, first + x.shape[-1])
+        kernel, bias = self.depthwise.kernel[..., channels], self.depthwise.bias[channels]
+        x = nn.relu(_conv(x, kernel, groups=x.shape[-1]) + bias.astype(x.dtype))
+        return _conv(x, self.pointwise.kernel[:, :, channels])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.relu(self.part(x, 0) + self.pointwise.bias.astype(x.dtype))
+
+
+class Affine(nn.Module):
+    """A kernel (HWIO) and a bias, named as in nn.Conv."""
+
+    shape: tuple[int, ...]
+    init: Any
+
+    def setup(self):
+        self.kernel = self.param("kernel", self.init, self.shape)
+        self.bias = self.param("bias", nn.initializers.zeros_init(), self.shape[-1:])
+
+
+def near_identity(rng: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Identity in the central tap plus truncated normal noise of 0.03: the release's start for the embedding.
+
+    On a depthwise kernel [kh, kw, 1, C] the release's identity reaches channel 0 alone (its last axis has length 1
+    there), and so it does here.
+    """
+    noise = nn.initializers.truncated_normal(0.03)(rng, shape, dtype)
+    return noise.at[shape[0] // 2, shape[1] // 2].add(jnp.eye(*shape[2:], dtype=dtype))
+
+
+def _conv(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Array:
+    return conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _flatten(x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1, x.shape[-1])
+
+
+def _labels(masks: jax.Array) -> jax.Array:
+    """Label of the largest channel, int32 [B, h, w]; -1 where all channels are zero (void)."""
+    return jnp.where(masks.sum(axis=1) > 0, jnp.argmax(masks, axis=1).astype(jnp.int32), -1)
+
+
+def _takes_part(labels: jax.Array, objects: jax.Array) -> jax.Array:
+    """Where the label is background or one of the marked objects [B, N], bool [B, h, w]."""
+    marked = jnp.pad(objects, ((0, 0), (1, 0)), constant_values=True)
+    return jax.vmap(lambda marked, labels: marked[labels])(marked, jnp.maximum(labels, 0)) & (labels >= 0)
+
+
+def _present(labels: jax.Array, num_labels: int) -> jax.Array:
+    """Which labels have a pixel, bool [B, L]."""
+    return (labels[:, None] == jnp.arange(num_labels)[:, None, None]).any(axis=(2, 3))

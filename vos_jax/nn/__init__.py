@@ -1,0 +1,1 @@
+"""Flax Linen layers and backbones that several systems share."""

@@ -1,0 +1,133 @@
+"""DeepLabv3+: atrous spatial pyramid pooling and a stride-4 decoder on a dilated backbone.
+
+Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation",
+ECCV 2018 (arXiv:1802.02611), as DeepLab's TensorFlow code and FEELVOS use it. Atrous rates are
+given for output stride 16 and scale with 16 / output_stride, so the same weights serve both.
+
+Glossary: B batch, H W image size, h w = ceil(H / 4), ceil(W / 4).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.nn.mobilenet_v2 import MobileNetV2
+from vos_jax.nn.norm import ConvNorm, SeparableConvNorm
+from vos_jax.nn.xception import Xception65
+from vos_jax.ops.resize import resize_bilinear
+
+BACKBONES = ("xception_65", "mobilenet_v2")
+
+# torchvision's ImageNet statistics, of RGB in 0..1
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(frames: jax.Array, backbone: str) -> jax.Array:
+    """RGB 0..255 (uint8 or float) [..., 3] -> the float32 input a backbone was trained on.
+
+    xception_65: [-1, 1]; mobilenet_v2: ImageNet mean and standard deviation removed.
+    """
+    frames = jnp.asarray(frames, jnp.float32)
+    if backbone == "xception_65":
+        return frames * (2 / 255) - 1
+    if backbone == "mobilenet_v2":
+        return (frames / 255 - jnp.asarray(_IMAGENET_MEAN)) / jnp.asarray(_IMAGENET_STD)
+    raise _unknown_backbone(backbone)
+
+
+class DeepLabV3Plus(nn.Module):
+    """Backbone, ASPP and decoder; the result is the `features`-channel map at stride 4.
+
+    features is the width of ASPP and decoder, low_level_features that of the projected low-level
+    map; width is the MobileNetV2 multiplier. frozen_backbone and frozen say whether the batch
+    normalisations of the backbone and of the rest always use their running statistics, momentum
+    is that of the live ones. Dropout acts on concat_projection with train=True, frozen or not,
+    and needs the rng "dropout".
+    """
+
+    backbone: str = "xception_65"
+    output_stride: int = 16
+    features: int = 256
+    low_level_features: int = 48
+    width: float = 1.0
+    rates: tuple[int, ...] = (6, 12, 18)  # at output stride 16
+    dropout: float = 0.1
+    frozen_backbone: bool = True
+    frozen: bool = True
+    momentum: float = 0.9997
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """x [B, H, W, 3], scaled by `normalise` -> [B, ceil(H / 4), ceil(W / 4), features]."""
+        x, low_level = self._backbone()(x, train)
+        x = self._pyramid(x, train)
+        return self._decode(x, low_level, train)
+
+    def _backbone(self) -> nn.Module:
+        shared = dict(
+            output_stride=self.output_stride,
+            frozen=self.frozen_backbone,
+            momentum=self.momentum,
+            dtype=self.dtype,
+            name="backbone",
+        )
+        if self.backbone == "xception_65":
+            return Xception65(**shared)
+        if self.backbone == "mobilenet_v2":
+            return MobileNetV2(width=self.width, **shared)
+        raise _unknown_backbone(self.backbone)
+
+    def _conv(self, features: int, name: str) -> ConvNorm:
+        return ConvNorm(
+            features, name=name, kernel_init=nn.initializers.xavier_uniform(), **self._norm()
+        )
+
+    def _separable(self, name: str, dilation: int = 1) -> SeparableConvNorm:
+        return SeparableConvNorm(
+            self.features,
+            dilation=dilation,
+            depthwise_init=nn.initializers.truncated_normal(0.33),
+            pointwise_init=nn.initializers.truncated_normal(0.06),
+            name=name,
+            **self._norm(),
+        )
+
+    def _norm(self) -> dict[str, Any]:
+        return dict(
+            activation=nn.relu,
+            epsilon=1e-5,
+            momentum=self.momentum,
+            frozen=self.frozen,
+            dtype=self.dtype,
+        )
+
+    def _pyramid(self, x: jax.Array, train: bool) -> jax.Array:
+        """ASPP at the backbone's stride: [B, h', w', C] -> [B, h', w', features]."""
+        pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
+        pooled = self._conv(self.features, "image_pooling")(pooled, train)
+        branches = [
+            jnp.broadcast_to(pooled, (*x.shape[:3], self.features)),
+            self._conv(self.features, "aspp0")(x, train),
+        ]
+        for i, rate in enumerate(self.rates, start=1):
+            dilation = rate * 16 // self.output_stride
+            branches.append(self._separable(f"aspp{i}", dilation)(x, train))
+        x = jnp.concatenate(branches, axis=-1)
+        x = self._conv(self.features, "concat_projection")(x, train)
+        return nn.Dropout(self.dropout)(x, deterministic=not train)
+
+    def _decode(self, x: jax.Array, low_level: jax.Array, train: bool) -> jax.Array:
+        """ASPP output at the low-level map's size (already stride 4), both refined."""
+        low_level = self._conv(self.low_level_features, "feature_projection0")(low_level, train)
+        x = resize_bilinear(x, low_level.shape[1:3]).astype(low_level.dtype)
+        x = jnp.concatenate([x, low_level], axis=-1)
+        x = self._separable("decoder_conv0")(x, train)
+        return self._separable("decoder_conv1")(x, train)
+
+
+def _unknown_backbone(name: str) -> ValueError:
+    return ValueError(f"backbone: expected one of {', '.join(BACKBONES)}, found {name!r}")

@@ -1,0 +1,144 @@
+"""MobileNetV2 with torchvision's layer numbering, dilated for dense prediction.
+
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018
+(arXiv:1801.04381), table 2. Numbers and names follow torchvision.models.mobilenet_v2:
+features_0 is the stem, features_1..17 are the inverted residuals, features_18 the last 1x1.
+
+Deviation: output_stride 16 or 8 replaces the strides beyond it by dilation, as DeepLab does; the
+parameter tree stays the same. Glossary: B batch, H W image size.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.nn.norm import ConvNorm
+
+EPSILON = 1e-5
+
+# expansion, channels, repeats, stride of the first repeat
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+_LOW_LEVEL = 3  # the last layer at stride 4
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class InvertedResidual(nn.Module):
+    """1x1 expansion, depthwise 3x3, linear 1x1 projection; identity sum where shapes allow it.
+
+    Submodules expand (absent at expansion 1), depthwise, project, each a ConvNorm.
+    """
+
+    features: int
+    expansion: int
+    stride: int = 1
+    dilation: int = 1
+    residual: bool = False
+    frozen: bool = True
+    momentum: float = 0.9
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """x [B, h, w, C] -> [B, ceil(h / stride), ceil(w / stride), features]."""
+        shared = dict(
+            epsilon=EPSILON,
+            momentum=self.momentum,
+            frozen=self.frozen,
+            kernel_init=_kernel_init,
+            dtype=self.dtype,
+        )
+        hidden = x.shape[-1] * self.expansion
+        y = x
+        if self.expansion != 1:
+            y = ConvNorm(hidden, activation=nn.relu6, name="expand", **shared)(y, train)
+        y = ConvNorm(
+            hidden,
+            kernel=3,
+            strides=self.stride,
+            dilation=self.dilation,
+            groups=hidden,
+            activation=nn.relu6,
+            name="depthwise",
+            **shared,
+        )(y, train)
+        y = ConvNorm(self.features, name="project", **shared)(y, train)
+        return x + y if self.residual else y
+
+
+class MobileNetV2(nn.Module):
+    """The backbone. width multiplies every channel count, rounded to multiples of 8.
+
+    output_stride: 8, 16 or 32. last_conv adds features_18 (1280 channels), which the ImageNet
+    classifier reads and dense prediction does not.
+    """
+
+    output_stride: int = 16
+    width: float = 1.0
+    last_conv: bool = False
+    frozen: bool = True
+    momentum: float = 0.9
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """x [B, H, W, 3], ImageNet mean and deviation removed -> features and low level.
+
+        features: [B, ceil(H / output_stride), ceil(W / output_stride), 320 * width (1280 with
+        last_conv)]; low level: features_3, [B, ceil(H / 4), ceil(W / 4), 24 * width].
+        """
+        if self.output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
+        shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
+        ends = dict(activation=nn.relu6, epsilon=EPSILON, kernel_init=_kernel_init, **shared)
+
+        channels = _scaled(32, self.width)
+        x = ConvNorm(channels, kernel=3, strides=2, name="features_0", **ends)(x, train)
+        layers = _inverted_residuals(self.width, self.output_stride)
+        for i, layer in enumerate(layers, start=1):
+            x = InvertedResidual(**layer, name=f"features_{i}", **shared)(x, train)
+            if i == _LOW_LEVEL:
+                low_level = x
+        if self.last_conv:
+            channels = _scaled(1280, max(1.0, self.width))
+            x = ConvNorm(channels, name="features_18", **ends)(x, train)
+        return x, low_level
+
+
+def _scaled(channels: int, width: float) -> int:
+    """channels * width to the nearest multiple of 8, not more than 10 % below (as torchvision)."""
+    wanted = channels * width
+    rounded = max(8, int(wanted + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * wanted else rounded + 8
+
+
+def _inverted_residuals(width: float, output_stride: int) -> list[dict[str, Any]]:
+    """The arguments of features_1..17.
+
+    A stride that would exceed output_stride becomes 1 and doubles the dilation of every later
+    depthwise convolution (its own keeps the old one, so its weights see the same neighbours).
+    """
+    layers = []
+    channels, stride_so_far, dilation = _scaled(32, width), 2, 1
+    for expansion, stage_channels, repeats, first_stride in _STAGES:
+        for i in range(repeats):
+            features = _scaled(stage_channels, width)
+            stride = first_stride if i == 0 else 1
+            # torchvision's rule, by the undilated stride, so that the same layers carry the sum.
+            layer = dict(residual=stride == 1 and features == channels, dilation=dilation)
+            if stride > 1 and stride_so_far == output_stride:
+                dilation *= stride
+                stride = 1
+            stride_so_far *= stride
+            layers.append(dict(layer, features=features, expansion=expansion, stride=stride))
+            channels = features
+    return layers

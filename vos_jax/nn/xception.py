@@ -1,0 +1,129 @@
+"""Xception-65 in its aligned, dilated form: the FEELVOS backbone.
+
+Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017
+(arXiv:1610.02357); the aligned 65-layer variant of Chen et al., "Encoder-Decoder with Atrous
+Separable Convolution for Semantic Image Segmentation", ECCV 2018 (arXiv:1802.02611). Follows
+DeepLab's TensorFlow code, without its classification head.
+
+One parameter tree serves both output strides. Glossary: B batch, H W image size.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.nn.norm import ConvNorm, SeparableConvNorm
+
+EPSILON = 1e-3
+MIDDLE_UNITS = 16
+
+# output stride -> (stride of block3, dilation of the middle flow and exit1, dilation of exit2)
+_STRIDES = {16: (2, 1, 2), 8: (1, 2, 4)}
+
+
+class XceptionUnit(nn.Module):
+    """Three separable convolutions sep1..sep3 and a shortcut.
+
+    Pre-activated (the default): ReLU before each separable convolution, none inside, none after
+    the sum; the shortcut takes the input before its ReLU. `inner_activation` is the form of the
+    last unit: no ReLU before, one after each normalisation.
+    shortcut: "conv" (1x1 with the unit's stride, and norm), "sum" (identity) or "none".
+    """
+
+    features: tuple[int, int, int]
+    stride: int = 1
+    dilation: int = 1
+    shortcut: str = "conv"
+    inner_activation: bool = False
+    frozen: bool = True
+    momentum: float = 0.9997
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """x [B, h, w, C] -> the unit's output and the output of sep2 (before any ReLU)."""
+        init = nn.initializers.truncated_normal(0.09)  # DeepLab's xception_arg_scope
+        norm = dict(epsilon=EPSILON, momentum=self.momentum, frozen=self.frozen, dtype=self.dtype)
+        residual, outputs = x, []
+        for i, features in enumerate(self.features, start=1):
+            if not self.inner_activation:
+                x = nn.relu(x)
+            x = SeparableConvNorm(
+                features,
+                strides=self.stride if i == 3 else 1,
+                dilation=self.dilation,
+                activation=nn.relu if self.inner_activation else None,
+                depthwise_init=init,
+                pointwise_init=init,
+                name=f"sep{i}",
+                **norm,
+            )(x, train)
+            outputs.append(x)
+        if self.shortcut == "conv":
+            project = ConvNorm(
+                self.features[-1], strides=self.stride, kernel_init=init, name="shortcut", **norm
+            )
+            x = x + project(residual, train)
+        elif self.shortcut == "sum":
+            x = x + residual
+        return x, outputs[1]
+
+
+class Xception65(nn.Module):
+    """The backbone: conv1_1, conv1_2, block1..3, unit_1..unit_16, exit1, exit2.
+
+    output_stride 8 or 16 changes strides and dilations only.
+    """
+
+    output_stride: int = 16
+    frozen: bool = True
+    momentum: float = 0.9997
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """x [B, H, W, 3] in [-1, 1] -> features and the low-level feature.
+
+        features: [B, ceil(H / output_stride), ceil(W / output_stride), 2048], after ReLU.
+        low level: [B, ceil(H / 4), ceil(W / 4), 256], before any ReLU.
+        """
+        if self.output_stride not in _STRIDES:
+            raise ValueError(f"output_stride: expected 8 or 16, found {self.output_stride}")
+        stride3, dilation, last_dilation = _STRIDES[self.output_stride]
+        shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
+
+        x = self._stem(x, train)
+        x, _ = XceptionUnit((128,) * 3, stride=2, name="block1", **shared)(x, train)
+        x, low_level = XceptionUnit((256,) * 3, stride=2, name="block2", **shared)(x, train)
+        x, _ = XceptionUnit((728,) * 3, stride=stride3, name="block3", **shared)(x, train)
+        for i in range(1, MIDDLE_UNITS + 1):
+            unit = XceptionUnit(
+                (728,) * 3, dilation=dilation, shortcut="sum", name=f"unit_{i}", **shared
+            )
+            x, _ = unit(x, train)
+        x, _ = XceptionUnit((728, 1024, 1024), dilation=dilation, name="exit1", **shared)(x, train)
+        x, _ = XceptionUnit(
+            (1536, 1536, 2048),
+            dilation=last_dilation,
+            shortcut="none",
+            inner_activation=True,
+            name="exit2",
+            **shared,
+        )(x, train)
+        return x, low_level
+
+    def _stem(self, x: jax.Array, train: bool) -> jax.Array:
+        """conv1_1 (stride 2) and conv1_2: [B, H, W, 3] -> [B, ceil(H / 2), ceil(W / 2), 64]."""
+        shared = dict(
+            kernel=3,
+            activation=nn.relu,
+            epsilon=EPSILON,
+            momentum=self.momentum,
+            frozen=self.frozen,
+            kernel_init=nn.initializers.truncated_normal(0.09),
+            dtype=self.dtype,
+        )
+        x = ConvNorm(32, strides=2, name="conv1_1", **shared)(x, train)
+        return ConvNorm(64, name="conv1_2", **shared)(x, train)

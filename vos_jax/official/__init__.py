@@ -1,0 +1,1 @@
+"""Official checkpoints: reading the files, and official parameter names -> our variables."""
