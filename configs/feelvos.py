@@ -1,0 +1,218 @@
+"""FEELVOS (CVPR 2019): embeddings matched to the first and the previous frame.
+
+  python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR
+
+Presets:
+  quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores, no data needed
+  small         MobileNetV2 at 240p on folders in the DAVIS layout, for one modest device
+  paper         the released run: Xception-65, DAVIS-2017 + YouTube-VOS, 465x465 crops, 200 000 steps
+  paper_davis   the same on DAVIS-2017 alone
+  ablation_1..6 the rows of the paper's ablation table (DAVIS-2017 alone, different cues)
+
+Sources of the numbers: "release" = tensorflow/models research/feelvos (train.sh, eval.sh and the code they call);
+"paper" = arXiv 1902.09513. The paper reports J&F 71.5 on DAVIS-2017 val for `paper` and 69.1 for `paper_davis`; neither
+has been trained here. Imported release checkpoints run under `paper` with no further flags.
+"""
+
+from ml_collections import ConfigDict
+
+# Cues of the ablation rows: first-frame global, previous-frame local, previous-frame global, previous prediction.
+ABLATION = {
+    "ablation_1": (True, True, False, True),
+    "ablation_2": (True, False, True, True),
+    "ablation_3": (True, False, False, True),
+    "ablation_4": (True, False, False, False),
+    "ablation_5": (True, True, False, False),
+    "ablation_6": (False, True, False, True),
+}
+PRESETS = ("quick", "small", "paper", "paper_davis", *ABLATION)
+
+
+def get_config(preset: str = "quick") -> ConfigDict:
+    """The configuration of a preset; ValueError names the known ones."""
+    if preset not in PRESETS:
+        raise ValueError(f"configs/feelvos.py: no preset {preset!r}; there are {', '.join(PRESETS)}")
+    config = _paper()
+    config.optim.steps = config.train.get_ref("steps")  # the schedule ends with the run
+    if preset == "paper_davis" or preset in ABLATION:
+        del config.data.train["youtube_vos"]
+    if preset in ABLATION:
+        cues = ("first_frame_global", "previous_frame_local", "previous_frame_global", "previous_prediction")
+        config.model.update(dict(zip(cues, ABLATION[preset], strict=True)))
+    if preset == "small":
+        _shrink_to_small(config)
+    if preset == "quick":
+        _shrink_to_quick(config)
+    return config
+
+
+def _paper() -> ConfigDict:
+    """The released run on DAVIS-2017 and YouTube-VOS."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "model": {
+                "name": "feelvos",
+                "backbone": "xception_65",  # release: model_variant
+                "output_stride": 8,  # release: eval.sh tests at 8 ...
+                "features": 256,  # release: ASPP, decoder and head
+                "embedding_dim": 100,  # paper sec. 4
+                "window": 15,  # paper sec. 4: k = 15 (a half size)
+                "k_nearest": 1,  # release
+                "samples": 1024,  # paper sec. 3.5
+                "first_frame_global": True,
+                "previous_frame_local": True,
+                "previous_frame_global": False,
+                "previous_prediction": True,
+                "previous_mask": "hard",  # release; the paper feeds back "soft" posteriors
+                "frozen_backbone": True,  # release: fine_tune_batch_norm=False
+                "frozen": True,
+                "momentum": 0.9997,  # release
+                "dropout": 0.1,  # release: concat_projection
+                "short_side": 0,  # release: native resolution
+                "dtype": "float32",
+            },
+            "data": {
+                "dir": "",  # or VOS_JAX_DATA_DIR
+                "crop": (465, 465),  # release: train.sh
+                "short_side": 0,  # 0: frames as they are
+                "scale": (1.0, 1.3),  # release: min/max_scale_factor
+                "flip": 0.5,  # release
+                "max_objects": 10,  # slots; no DAVIS-2017 clip has more objects
+                "clip": {
+                    "choose": "reference_and_pair",
+                    "frames": 3,  # paper sec. 3.5
+                    "max_gap": 1,  # release: previous and query follow each other
+                },
+                "groups": ((0,), (1, 2)),  # release: reference drawn apart, the pair shares its augmentation
+                "workers": 16,
+                "on_bad_clip": "raise",
+                "train": {
+                    "davis": {"kind": "davis", "dir": "DAVIS", "split": "train", "weight": 1.0},
+                    # release: several sets are mixed with equal probability
+                    "youtube_vos": {
+                        "kind": "youtube_vos",
+                        "dir": "YouTube-VOS",
+                        "split": "train",
+                        "weight": 1.0,
+                    },
+                },
+                "eval": {"davis": {"kind": "davis", "dir": "DAVIS", "split": "val"}},
+            },
+            "train": {
+                "steps": 200_000,  # release: train.sh
+                "batch": 6,  # release: 2 GPUs with 3 videos make one update
+                "accumulate": 1,
+                "ema": 0.0,
+                "observed": 2,  # reference and previous frame come with their masks
+                "truth": True,
+                "model": {"output_stride": 16},  # ... and trains at 16, same weights
+                "save_steps": 1_000,
+                "save_minutes": 15,  # 0: only every save_steps
+                "keep_last": 2,
+            },
+            "optim": {
+                "name": "sgd",
+                "learning_rate": 7e-4,  # release: base_learning_rate
+                "schedule": "poly",
+                "power": 0.9,  # release
+                "warmup_steps": 0,  # release: none
+                "warmup_start": 0.0,
+                "boundaries": (),  # of the "step" schedule
+                "decay_factor": 0.1,
+                "momentum": 0.9,  # release
+                "nesterov": False,
+                "b1": 0.9,  # of Adam, as are b2 and eps
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 4e-5,  # release
+                "decay": (r"^(?!.*depthwise).*kernel$",),  # release: not depthwise, not BN, not biases
+                # release: gradients of biases x2 (its BatchNorm calls them beta: not meant)
+                "gradient_multipliers": ((r"^(embedding|head)/.*bias$", 2.0),),
+                "rate_multipliers": (),
+                "clip": "per_parameter",
+                "clip_norm": 5.0,  # release: every gradient on its own
+                "freeze": (),
+            },
+            "loss": {
+                "fraction": 0.15,  # paper sec. 4: hardest 15 %
+                "mining_steps": 100_000,  # release: reached after 100 000 steps
+                "scale": 3.0,  # release: losses of the 3 videos of a GPU are summed
+            },
+            "eval": {
+                "every": 10_000,
+                "metric": "J&F-Mean",
+                "floors": ("copy", "rgb"),
+                "overlay": True,
+            },
+            "inference": {"max_objects": 0},  # 0: as many slots as the video has objects
+            "mesh": {"data": -1, "fsdp": 1},
+            "log": {"every": 100},
+            # Xception-65 with ImageNet + COCO weights in the release; a folder written by vos_jax.convert
+            "init": {"backbone": "", "model": ""},
+        }
+    )
+
+
+def _shrink_to_small(config: ConfigDict) -> None:
+    """MobileNetV2, 240p, batches that one modest device holds."""
+    config.model.update(
+        {
+            "backbone": "mobilenet_v2",
+            "output_stride": 16,
+            "features": 128,
+            "embedding_dim": 64,
+            "window": 12,
+            "short_side": 240,
+            "frozen": False,
+            "momentum": 0.99,
+        }
+    )
+    config.data.update(
+        {
+            "crop": (209, 337),
+            "short_side": 240,
+            "max_objects": 3,
+            "workers": 2,
+        }
+    )
+    del config.data.train["youtube_vos"]
+    config.train.update({"steps": 4_000, "batch": 2, "model": {"output_stride": 16}})
+    config.optim.update({"name": "adam", "learning_rate": 3e-4, "clip": "global"})
+    config.loss.update({"mining_steps": 2_000, "scale": 1.0})
+    config.eval.every = 1_000
+    config.train.save_steps = 200
+    config.log.every = 20
+
+
+def _shrink_to_quick(config: ConfigDict) -> None:
+    """A narrow MobileNetV2 from scratch on synthetic-v1."""
+    config.model.update(
+        {
+            "backbone": "mobilenet_v2",
+            "output_stride": 16,
+            "width": 0.25,
+            "features": 32,
+            "embedding_dim": 16,
+            "window": 6,
+            "frozen_backbone": False,
+            "frozen": False,
+            "momentum": 0.95,
+            "dropout": 0.0,
+        }
+    )
+    config.data.update(
+        {
+            "crop": (96, 96),
+            "max_objects": 3,
+            "workers": 2,
+        }
+    )
+    config.data.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
+    config.data.eval = ConfigDict({"synthetic": {"kind": "synthetic", "split": "test"}})
+    config.train.update({"steps": 600, "batch": 8, "model": {"output_stride": 16}})
+    config.optim.update({"name": "adam", "learning_rate": 2e-3, "clip": "global"})
+    config.loss.update({"mining_steps": 300, "scale": 1.0})
+    config.eval.every = 0
+    config.train.save_steps = 200
+    config.log.every = 20

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# One machine, one process: all of its devices (CPU, GPUs or TPU cores) train together.
+#   launch/local.sh --config configs/feelvos.py:paper --workdir runs/feelvos --config.data.dir=DATA
+# On GPUs JAX reserves 75 % of the memory at start; XLA_PYTHON_CLIENT_PREALLOCATE=false prevents it.
+set -euo pipefail
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+if [[ -d "$root/.venv/bin" ]]; then export PATH="$root/.venv/bin:$PATH"; fi
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+# Compiled programs are kept between runs.
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/vos_jax}"
+exec python -m vos_jax.main "$@"

@@ -1,0 +1,39 @@
+"""One of two processes that train together; test_processes starts both.
+
+Arguments: process number, port of the coordinator, workdir, case.
+Cases: "stop" (process 1 alone gets SIGTERM while it fetches batch 2) and "nan" (example 13, in
+batch 3 and a row of process 0, is not finite).
+"""
+
+import os
+import signal
+import sys
+
+import jax
+
+
+def main(process: int, port: str, workdir: str, case: str) -> None:
+    jax.distributed.initialize(
+        f"localhost:{port}", num_processes=2, process_id=process, initialization_timeout=120
+    )
+    from tests.train.toy import batches_of, run, toy_config
+    from vos_jax.train.checkpoint import prepare_workdir
+
+    config = toy_config(save_steps=3 if case == "nan" else 0)
+    config.mesh.update({"data": 1, "fsdp": 2})
+    if case == "stop":
+        config.train.steps = 1000
+
+    def batches(start):
+        whole = batches_of(4, poison=13 if case == "nan" else -1)(start)
+        for step, batch in enumerate(whole):
+            if case == "stop" and process == 1 and step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield {key: rows[2 * process : 2 * process + 2] for key, rows in batch.items()}
+
+    prepare_workdir(workdir, config, {})
+    run(config, workdir, batches, evaluate=lambda variables, step: {"J&F": 0.5})
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

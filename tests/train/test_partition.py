@@ -1,0 +1,111 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tests.train.toy import toy_config
+from vos_jax.train import partition
+from vos_jax.train.partition import build_mesh, initialize_distributed, shard_batch
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """What tests/train/devices.py measures on 8 fake devices, in one process for all tests."""
+    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    folder = tmp_path_factory.mktemp("devices")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.train.devices", str(folder)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", ["8x1", "2x4", "1x8"])
+def test_eight_devices_train_as_one_does(measured, mesh):
+    assert measured["devices"] == 8
+    assert measured[mesh] < 3e-6
+    assert measured[f"losses {mesh}"] < 1e-5
+    assert measured[f"compilations {mesh}"] == 1
+
+
+def test_fsdp_splits_parameters_and_slots(measured):
+    assert measured["parameter part"] == measured["slot part"] == 1 / 8
+
+
+def test_accumulation_is_the_same_on_four_devices(measured):
+    assert measured["accumulated 4 = 1"] < 3e-6
+
+
+def test_one_process_holds_all_rows(measured):
+    assert measured["local rows"] == list(range(16))
+
+
+@pytest.mark.parametrize("mesh", ["1x1", "2x2", "8x1"])
+def test_checkpoint_restores_onto_other_devices_exactly(measured, mesh):
+    assert measured[f"restored on {mesh}"] == 0
+    assert measured[f"shardings on {mesh}"]
+
+
+def test_sizes_that_do_not_fit_are_refused_with_numbers(measured):
+    errors = measured["errors"]
+    assert errors["rest"] == "8x1"
+    for case in ("uneven mesh", "large mesh"):
+        assert "does not fit the 8 devices" in errors[case], case
+    assert "config.train.batch=12" in errors["batch"]
+    assert "a multiple of 8 such as 16" in errors["batch"]
+    assert "config.train.accumulate=3" in errors["accumulate"]
+    assert "'x' has 6 rows" in errors["rows"] and "8 devices" in errors["rows"]
+    assert errors["placed"] == "True"
+
+
+def test_two_rests_or_a_zero_are_refused():
+    for data, fsdp in ((-1, -1), (0, 1), (-2, 1)):
+        config = toy_config().mesh
+        config.update({"data": data, "fsdp": fsdp})
+        with pytest.raises(ValueError, match="at most one may be -1"):
+            build_mesh(config)
+
+
+def test_batch_keeps_numbers_and_drops_names():
+    batch = {"x": np.ones([2, 3], np.float32), "valid": np.ones([2], bool), "name": ["a", "b"]}
+    batch |= {"ids": np.array([[1], [2]], object), "given": [[1, 2], [3]]}
+    arrays = shard_batch(batch, build_mesh(toy_config().mesh))
+    assert sorted(arrays) == ["valid", "x"]
+    assert all(isinstance(value, jax.Array) for value in arrays.values())
+
+
+@pytest.mark.parametrize(
+    "environment, joins",
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
+        ({"SLURM_NTASKS": "4"}, False),  # a shell inside an allocation is not a step of it
+        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "host-0"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
+        ({"VOS_JAX_DISTRIBUTED": "1"}, True),
+    ],
+)
+def test_processes_join_only_when_the_environment_names_several(monkeypatch, environment, joins):
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "TPU_WORKER_HOSTNAMES", "VOS_JAX_DISTRIBUTED"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    calls = []
+    monkeypatch.setattr(partition.jax.distributed, "initialize", lambda: calls.append(1))
+    assert initialize_distributed() is joins
+    assert len(calls) == joins

@@ -1,0 +1,69 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tests.train.toy import build, run, toy_config
+from vos_jax.train.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(workdir, case):
+    """[(exit code, stderr)] of two processes that train in one workdir."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT), XLA_FLAGS="")
+    command = [sys.executable, "-m", "tests.train.processes"]
+    started = [
+        subprocess.Popen(
+            [*command, str(process), port, str(workdir), case],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for process in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=300)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
+
+
+def test_sigterm_on_one_process_saves_the_same_step_on_both_and_the_run_goes_on(tmp_path):
+    stopped = launch(tmp_path / "parts", "stop")
+    assert [code for code, _ in stopped] == [143, 143], stopped[0][1][-3000:]
+    assert "by SIGTERM; saved" in stopped[0][1] and "by SIGTERM" not in stopped[1][1]
+    checkpoints = Checkpoints(tmp_path / "parts")
+    step = checkpoints.latest_step()
+    assert step >= 2
+
+    # One process with one device continues exactly where two have stopped.
+    config = toy_config(steps=step + 2, save_steps=0)
+    restored = checkpoints.restore(build(config)[0])
+    checkpoints.close()
+    single = run(toy_config(steps=step, save_steps=0), tmp_path / "single").state
+    for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    assert int(run(config, tmp_path / "parts").state.step) == step + 2
+
+
+def test_two_processes_write_one_log_and_one_best_and_name_their_own_bad_clips(tmp_path):
+    (code0, text0), (code1, text1) = launch(tmp_path, "nan")
+    assert code0 and code1
+    assert "at step 3: loss not finite for clips: ['clip13']" in text0
+    assert "clips: [] and 1 clip(s) of other processes" in text1
+    lines = [json.loads(x) for x in (tmp_path / "logs/metrics.jsonl").read_text().splitlines()]
+    assert [(x["kind"], x["step"]) for x in lines] == [("train", 2), ("eval", 3)]
+    for folder in ("best", "last"):
+        assert [p.name for p in (tmp_path / folder).iterdir()] == ["3"]

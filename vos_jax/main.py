@@ -1,0 +1,192 @@
+"""Train and evaluate a system.
+
+    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR [--mode train|eval|train_and_eval]
+
+A run that was interrupted goes on where it was when the same command is given again. `--mode eval` scores the workdir's
+best checkpoint, or `--checkpoint DIR`: a folder written by vos_jax.convert, another workdir or a step folder.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
+
+from vos_jax.command_line import new_flags, parse_flags
+from vos_jax.data.pipeline import Examples, batches
+from vos_jax.data.sources import evaluation_videos, open_sources
+from vos_jax.evaluate import MODEL, evaluate
+from vos_jax.models import build_model
+from vos_jax.train.checkpoint import (
+    Checkpoints,
+    differing_fields,
+    import_variables,
+    prepare_workdir,
+)
+from vos_jax.train.initial import initial_variables
+from vos_jax.train.logs import Logger
+from vos_jax.train.loop import NonFiniteLoss, train
+from vos_jax.train.manifest import build_manifest
+from vos_jax.train.objective import make_objective
+from vos_jax.train.optim import build_optimizer
+from vos_jax.train.partition import build_mesh, initialize_distributed, place, state_sharding
+from vos_jax.train.state import TrainState
+from vos_jax.train.step import make_train_step
+
+MODES = ("train_and_eval", "train", "eval")
+
+
+def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> dict[str, float]:
+    """Train to config.train.steps, resuming if the workdir has a checkpoint; returns the last scores.
+
+    evaluated: score every config.eval.every steps and at the end, where the floors, masks and overlays are written too
+    (workdir/results/step_<n>).
+    """
+    prepare_workdir(workdir, config, build_manifest(config))
+    mesh = build_mesh(config.mesh)
+    model = build_model(config.model, **config.train.model)
+    variables = initial_variables(model, config.init, config.seed)
+    tx, schedule = build_optimizer(config.optim, variables["params"])
+    ema = config.train.ema
+    state = TrainState.create(variables, tx, config.seed, ema=ema > 0)
+    sharding = state_sharding(state, mesh)
+    step = make_train_step(
+        make_objective(model, config.train, config.loss),
+        tx,
+        mesh,
+        sharding,
+        schedule=schedule,
+        accumulate=config.train.accumulate,
+        ema_decay=ema,
+        freeze=config.optim.freeze,
+    )
+    checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last)
+    logger = Logger(workdir)
+    try:
+        result = train(
+            config,
+            state=place(state, sharding),
+            train_step=step,
+            mesh=mesh,
+            batches=_training_batches(config),
+            checkpoints=checkpoints,
+            logger=logger,
+            evaluate=_scorer(config, workdir) if evaluated else None,
+        )
+    finally:
+        checkpoints.close()
+        logger.close()
+    return result.scores
+
+
+def run_evaluation(
+    config: ConfigDict | None, checkpoint: str, out_dir: str, overwrite: bool = False
+) -> dict[str, float]:
+    """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given)."""
+    variables, stored = import_variables(checkpoint)
+    if config is None:
+        config = ConfigDict(stored)
+    elif fields := differing_fields({"model": stored["model"]}, {"model": config.model.to_dict()}):
+        raise ValueError(
+            f"{checkpoint} holds another model than --config describes; checkpoint -> config:\n  "
+            + "\n  ".join(fields)
+            + "\nLeave out --config to use the checkpoint's own."
+        )
+    return _evaluate(config, variables, out_dir, final=True, overwrite=overwrite)
+
+
+def _training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
+    """Function of the first example -> this process's batches from there on."""
+    data = config.data
+    examples = Examples(
+        open_sources(data, "train"),
+        frames=data.clip.frames,
+        choose=data.clip.choose,
+        max_gap=data.clip.max_gap,
+        crop=data.crop,
+        short_side=data.short_side,
+        scale=data.scale,
+        flip=data.flip,
+        groups=data.groups,
+        max_objects=data.max_objects,
+        on_bad_clip=data.on_bad_clip,
+        seed=config.seed,
+    )
+    return lambda start: batches(
+        examples,
+        start,
+        config.train.batch,
+        jax.process_index(),
+        jax.process_count(),
+        workers=data.workers,
+    )
+
+
+def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:
+    """What the train loop calls: floors, masks and overlays only come with the last step."""
+
+    def score(variables, step):
+        out_dir = epath.Path(workdir) / "results" / f"step_{step}"
+        final = step == config.train.steps
+        return _evaluate(config, variables, out_dir, final=final, overwrite=True)
+
+    return score
+
+
+def _evaluate(
+    config: ConfigDict, variables: dict, out_dir: epath.PathLike, final: bool, overwrite: bool
+) -> dict[str, float]:
+    sources = open_sources(config.data, "eval")
+    results = evaluate(
+        build_model(config.model),
+        jax.device_put(jax.device_get(variables)),
+        evaluation_videos(sources),
+        out_dir=out_dir,
+        floors=config.eval.floors if final else (),
+        write_masks=final,
+        overlay=final and config.eval.overlay,
+        max_objects=config.inference.max_objects or None,
+        overwrite=overwrite,
+    )
+    return results.metrics[MODEL]
+
+
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+    """The command line as flag values; raises flags.Error where it is wrong."""
+    values = new_flags(argv)
+    flags.DEFINE_string("workdir", None, "checkpoints, logs and results; may be gs://", flag_values=values)
+    flags.DEFINE_enum("mode", MODES[0], MODES, "what to do", flag_values=values)
+    flags.DEFINE_string("checkpoint", None, "what eval scores instead of the workdir", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "eval: replace results that exist", flag_values=values)
+    parse_flags(values, argv, required=("workdir",))
+    if not values.help and values.config is None and not (values.mode == "eval" and values.checkpoint):
+        raise flags.Error("missing --config FILE[:PRESET]; only --mode eval --checkpoint DIR has its own")
+    if not values.help and values.checkpoint and values.mode != "eval":
+        raise flags.Error("--checkpoint goes with --mode eval; to train from weights set --config.init.model=DIR")
+    return values
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command; wrong input ends with a message that says what to do."""
+    try:
+        args = parse(argv)
+        if args.help:
+            print(f"{__doc__}\n{args.get_help()}")
+            return
+        initialize_distributed()
+        if args.mode == "eval":
+            out_dir = epath.Path(args.workdir) / "results" / "eval"
+            run_evaluation(args.config, args.checkpoint or args.workdir, out_dir, args.overwrite)
+        else:
+            out_dir = epath.Path(args.workdir) / "results"
+            run_training(args.config, args.workdir, evaluated=args.mode == "train_and_eval")
+    except (ValueError, OSError, NonFiniteLoss, flags.Error) as error:
+        sys.exit(f"error: {error}")
+    print(f"results in {out_dir}" if args.mode != "train" else f"checkpoints in {args.workdir}")
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,279 @@
+"""The train loop of every system: resume, step, log, evaluate, save, and stop in good order.
+
+Nothing here is random or stateful besides TrainState: batch s is asked for by its first example,
+so a run that was interrupted and resumed takes the same steps as one that was not.
+"""
+
+import dataclasses
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import tqdm
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from vos_jax.train.checkpoint import Checkpoints
+from vos_jax.train.logs import Logger
+from vos_jax.train.partition import check_batch, local_rows, shard_batch
+from vos_jax.train.state import TrainState
+
+Batches = Callable[[int], Iterator[dict[str, Any]]]
+Evaluate = Callable[[dict, int], dict[str, float]]
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss, or a number of the state, became NaN or infinite."""
+
+
+class Preempted(SystemExit):
+    """The run was told to stop, and saved its state: exits with 128 + the signal's number."""
+
+
+@dataclasses.dataclass
+class TrainResult:
+    """state: after the last step. scores: the last evaluation, {} without one."""
+
+    state: TrainState
+    scores: dict[str, float]
+
+
+def train(
+    config: Any,
+    *,
+    state: TrainState,
+    train_step: Callable[[TrainState, dict], tuple[TrainState, dict]],
+    mesh: Mesh,
+    batches: Batches,
+    checkpoints: Checkpoints,
+    logger: Logger,
+    evaluate: Evaluate | None = None,
+) -> TrainResult:
+    """Trains until config.train.steps, from the newest checkpoint of the workdir if it has one.
+
+    state: placed on the mesh; it is donated. batches(i): this process's part of every batch from
+    global example i on, each a dict of arrays and a list "name". evaluate(variables, step): equal
+    scalars on every process, called every config.eval.every steps and at the end; the variables
+    with the highest config.eval.metric are kept in best/.
+
+    Raises NonFiniteLoss with step, clip names and the last good checkpoint; Preempted after
+    SIGTERM or an interrupt from the keyboard, with the state saved.
+    """
+    check_batch(config.train.batch, config.train.accumulate, mesh)
+    if checkpoints.latest_step() is not None:
+        state = checkpoints.restore(state)
+        logger.resumed(int(state.step))
+        _say(f"resumed from {checkpoints.latest_path()}")
+    first, last = int(state.step), config.train.steps
+    run = _Run(config, mesh, checkpoints, logger, first)
+    scores: dict[str, float] = {}
+    if _due(first, config.eval.every, last) and first:
+        # The interruption may have come after saving and before evaluating this step.
+        scores = run.evaluate(evaluate, state)
+
+    stream = iter(batches(first * config.train.batch))
+    with _StopSignal() as stop, run.progress(last):
+        for step in range(first, last):
+            batch = run.next_batch(stream, step)
+            state, metrics = train_step(state, shard_batch(batch, mesh))
+            run.settle()  # the step before this one: the device is never left idle
+            run.pending = (step, metrics, batch.get("name"))
+            done = step + 1
+            run.report(done, last)
+            stopping = stop.requested(done)
+            if stopping or run.save_due(done, last):
+                run.save(state)
+            if stopping:
+                checkpoints.wait()
+                _say(f"stopped at step {done} by {stop.name}; saved {checkpoints.latest_path()}. "
+                     "Run the same command to continue.")
+                raise Preempted(128 + stop.number)
+            if _due(done, config.eval.every, last):
+                run.settle()
+                scores = run.evaluate(evaluate, state) or scores
+    checkpoints.wait()
+    return TrainResult(state, scores)
+
+
+class _Run:
+    """What the loop keeps besides the state: the step in flight, window means, clocks."""
+
+    def __init__(self, config, mesh, checkpoints, logger, first):
+        self.config, self.mesh = config, mesh
+        self.checkpoints, self.logger = checkpoints, logger
+        self.pending = None
+        self._window: list[dict[str, float]] = []
+        self._waited = 0.0
+        self._saved_at = time.monotonic()
+        self._first, self._bar = first, None
+        # Steps done and clock since when speed is measured: over the run, over the window. Set
+        # when the first step, mostly compilation, has ended; the second may have, too.
+        self._origin = self._mark = None
+
+    def progress(self, last: int):
+        """The progress bar, as a context; plain lines instead where stderr is no terminal."""
+        shown = sys.stderr.isatty() and jax.process_index() == 0
+        self._bar = tqdm.tqdm(
+            total=last, initial=self._first, unit="step", disable=not shown, dynamic_ncols=True
+        )
+        return self._bar
+
+    def next_batch(self, stream: Iterator[dict], step: int) -> dict:
+        started = time.monotonic()
+        try:
+            batch = next(stream)
+        except StopIteration:
+            raise ValueError(
+                f"the training data ended before step {step} of {self.config.train.steps}: "
+                "a training stream must repeat without end"
+            ) from None
+        self._waited += time.monotonic() - started
+        return batch
+
+    def settle(self) -> None:
+        """Fetches the metrics of the step in flight; raises NonFiniteLoss if it went wrong."""
+        if self.pending is None:
+            return
+        step, metrics, names = self.pending
+        self.pending = None
+        metrics = jax.device_get(metrics)
+        losses = metrics.pop("losses")
+        if not metrics.pop("finite"):
+            self.checkpoints.wait()
+            message = self._diagnosis(step, losses, names)
+            raise NonFiniteLoss(message)
+        self._window.append({name: float(value) for name, value in metrics.items()})
+        if self._origin is None:
+            self._origin = self._mark = (step + 2, time.monotonic())
+            self._waited = 0.0
+
+    def report(self, done: int, last: int) -> None:
+        """Advances the bar; every config.log.every steps writes the means of the window."""
+        self._bar.update(1)
+        if done % self.config.log.every and done != last:
+            return
+        self.settle()
+        now = time.monotonic()
+        means = {k: float(np.mean([m[k] for m in self._window])) for k in self._window[0]}
+        values, speed = dict(means), ""
+        if done > self._mark[0]:
+            elapsed = now - self._mark[1]
+            values["steps_per_second"] = (done - self._mark[0]) / elapsed
+            values["data_wait"] = self._waited / elapsed
+            left = (last - done) * (now - self._origin[1]) / (done - self._origin[0])
+            speed = f"  {values['steps_per_second']:.2f} steps/s  ETA {_duration(left)}"
+        self.logger.scalars("train", done, values)
+        self._window, self._waited = [], 0.0
+        self._mark = (max(done, self._origin[0]), now)
+        loss, rate = f"{means['loss']:.4f}", f"{means['learning_rate']:.2e}"
+        if self._bar.disable:
+            _say(f"step {done}/{last}  loss {loss}  lr {rate}{speed}")
+        else:
+            self._bar.set_postfix(loss=loss, lr=rate)
+
+    def save_due(self, done: int, last: int) -> bool:
+        """Whether to save after this many steps; the same answer on every process."""
+        config = self.config.train
+        if _due(done, config.save_steps, last):
+            return True
+        if not config.save_minutes or done % self.config.log.every:
+            return False
+        late = time.monotonic() - self._saved_at > 60 * config.save_minutes
+        if jax.process_count() > 1:  # clocks differ; the first process decides
+            late = bool(multihost_utils.broadcast_one_to_all(np.asarray(late)))
+        return late
+
+    def save(self, state: TrainState) -> None:
+        """Starts saving a state that is known to be finite."""
+        self.settle()
+        self.checkpoints.save_last(state)
+        self._saved_at = time.monotonic()
+
+    def evaluate(self, evaluate: Evaluate | None, state: TrainState) -> dict[str, float]:
+        if evaluate is None:
+            return {}
+        started = time.monotonic()
+        step = int(state.step)
+        scores = {k: float(v) for k, v in evaluate(state.best_variables(), step).items()}
+        best = self.checkpoints.save_best(state, scores, self.config.eval.metric)
+        self.logger.scalars("eval", step, scores)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        _say(f"evaluation at step {step}: {shown}{'  (best so far)' if best else ''}")
+        if self._origin is not None:  # evaluating is not training speed
+            spent = time.monotonic() - started
+            self._origin = (self._origin[0], self._origin[1] + spent)
+            self._mark = (self._mark[0], self._mark[1] + spent)
+        return scores
+
+    def _diagnosis(self, step: int, losses: np.ndarray, names: list[str] | None) -> str:
+        rows = local_rows(len(losses), self.mesh)
+        names = names or [f"row {row}" for row in rows]
+        bad = [n for n, row in zip(names, rows, strict=True) if not math.isfinite(losses[row])]
+        elsewhere = sum(not math.isfinite(loss) for loss in losses) - len(bad)
+        if not bad and not elsewhere:
+            what = f"losses are finite, but the update is not; clips of the batch: {names}"
+        else:
+            what = f"loss not finite for clips: {bad}"
+            if elsewhere:
+                what += f" and {elsewhere} clip(s) of other processes, see their messages"
+        good = self.checkpoints.latest_path() or "none was saved yet"
+        return (
+            f"training stopped at step {step}: {what}. Last good checkpoint: {good}. "
+            "Look at these clips; else lower config.optim.learning_rate, lengthen "
+            "warmup_steps or clip gradients (config.optim.clip)."
+        )
+
+
+class _StopSignal:
+    """Whether the run was asked to stop, with the same answer on all processes at a step.
+
+    One process: SIGTERM, or the keyboard's interrupt (a second one stops at once). Several: the
+    JAX preemption service, which catches SIGTERM on any of them and agrees on a step.
+    """
+
+    number, name = int(signal.SIGTERM), "SIGTERM"
+
+    def __enter__(self) -> "_StopSignal":
+        self._received = False
+        self._previous = {}
+        main_thread = threading.current_thread() is threading.main_thread()
+        if jax.process_count() == 1 and main_thread:  # Python allows handlers only there
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def requested(self, done: int) -> bool:
+        if jax.process_count() == 1:
+            return self._received
+        return multihost_utils.reached_preemption_sync_point(done)
+
+    def _receive(self, number: int, _frame: object) -> None:
+        self._received = True
+        self.number, self.name = number, signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step == last or bool(every) and step % every == 0
+
+
+def _duration(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {int(seconds % 60):02d} s"
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        tqdm.tqdm.write(text, file=sys.stderr)

@@ -1,0 +1,172 @@
+"""Optimizer and learning-rate schedule from config.optim.
+
+One step, in the order of FEELVOS's official trainer (TF-slim `train_utils`):
+    gradient + weight_decay * parameter      (L2 loss 0.5 * weight_decay * |w|^2, as torch and TF)
+    -> gradient multipliers -> clipping -> momentum or Adam -> rate multipliers -> -learning rate.
+The learning rate stands outside the momentum buffer, as in torch.optim.SGD and tf.train.Momentum.
+
+Patterns are regular expressions searched in parameter paths such as
+"deeplab/backbone/entry_flow/conv1/kernel". The first pattern of a list that fits decides; one
+that fits no parameter at all is refused, because it is a misspelling.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def build_optimizer(config: Any, params: Any) -> tuple[optax.GradientTransformation, Schedule]:
+    """The gradient transformation of config.optim for these parameters, and its schedule.
+
+    Frozen parameters get zero updates and no optimizer slots. Raises ValueError for an unknown
+    name or for a pattern without a parameter, naming the field.
+    """
+    check_patterns(config, params)
+    schedule = build_schedule(config)
+    chain = optax.chain(
+        _add_l2(config.weight_decay, tuple(config.decay)),
+        _multiply(tuple(config.gradient_multipliers)),
+        _clip(config.clip, config.clip_norm),
+        _direction(config),
+        _multiply(tuple(config.rate_multipliers)),
+        optax.scale_by_learning_rate(schedule),
+    )
+    freeze = tuple(config.freeze)
+    if not freeze:
+        return chain, schedule
+    labels = map_with_path(lambda path, _: "frozen" if fits(freeze, path) else "trained", params)
+    tx = optax.partition({"trained": chain, "frozen": optax.set_to_zero()}, labels)
+    return tx, schedule
+
+
+def build_schedule(config: Any) -> Schedule:
+    """step [] int32 -> learning rate [] float32.
+
+    poly: learning_rate * (1 - t/steps)^power, 0 from the end on; with a warm-up t and steps are
+    counted from its end. step: learning_rate * decay_factor^(number of boundaries <= step).
+    constant. Warm-up: linear from warmup_start * learning_rate at step 0 over warmup_steps.
+    """
+    base, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "poly" and config.steps <= warmup:
+        raise ValueError(
+            f"config.optim.steps is {config.steps}, but must exceed warmup_steps ({warmup}): "
+            "it is the step at which the poly schedule reaches 0"
+        )
+
+    def poly(step):
+        remaining = jnp.clip(config.steps - step, 0, config.steps - warmup)
+        return base * (remaining / (config.steps - warmup)) ** config.power
+
+    def step_decay(step):
+        passed = sum((step >= b).astype(jnp.int32) for b in config.boundaries)
+        return base * jnp.float32(config.decay_factor) ** passed
+
+    def constant(step):
+        return jnp.float32(base)
+
+    after = _choose(
+        "schedule", config.schedule, {"poly": poly, "step": step_decay, "constant": constant}
+    )
+
+    def schedule(step):
+        step = jnp.asarray(step, jnp.int32)
+        rate = jnp.asarray(after(step), jnp.float32)
+        if not warmup:
+            return rate
+        start = config.warmup_start
+        ramp = base * (start + (1 - start) * step / warmup)
+        return jnp.where(step < warmup, ramp, rate).astype(jnp.float32)
+
+    return schedule
+
+
+def check_patterns(config: Any, params: Any) -> None:
+    """Raises ValueError if a pattern of config.optim fits no parameter path."""
+    paths = parameter_paths(params)
+    lists = {
+        "decay": tuple(config.decay),
+        "freeze": tuple(config.freeze),
+        "gradient_multipliers": tuple(p for p, _ in config.gradient_multipliers),
+        "rate_multipliers": tuple(p for p, _ in config.rate_multipliers),
+    }
+    for field, patterns in lists.items():
+        for pattern in patterns:
+            if not any(re.search(pattern, path) for path in paths):
+                some = ", ".join(paths[:: max(1, len(paths) // 5)][:5])
+                raise ValueError(
+                    f"config.optim.{field}: the pattern {pattern!r} fits none of the "
+                    f"{len(paths)} parameters (for example {some}); correct or remove it"
+                )
+
+
+def parameter_paths(params: Any) -> list[str]:
+    """Path of every leaf, such as "head/logits/kernel", in tree order."""
+    return jax.tree.leaves(map_with_path(lambda path, _: path, params))
+
+
+def map_with_path(function: Callable, tree: Any, *rest: Any) -> Any:
+    """jax.tree.map whose function gets the leaf's path as a string first."""
+
+    def call(path, *leaves):
+        return function("/".join(str(getattr(k, "key", k)) for k in path), *leaves)
+
+    return jax.tree_util.tree_map_with_path(call, tree, *rest)
+
+
+def fits(patterns: Sequence[str], path: str) -> bool:
+    """Whether any of the regular expressions is found in the path."""
+    return any(re.search(pattern, path) for pattern in patterns)
+
+
+def _add_l2(weight_decay: float, decay: tuple[str, ...]) -> optax.GradientTransformation:
+    def add(path, gradient, param):
+        return gradient + weight_decay * param if fits(decay, path) else gradient
+
+    if not weight_decay or not decay:
+        return optax.identity()
+    return optax.stateless(lambda gradients, params: map_with_path(add, gradients, params))
+
+
+def _multiply(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
+    def scale(path, value):
+        factors = [factor for pattern, factor in rules if re.search(pattern, path)]
+        return value * factors[0] if factors else value
+
+    if not rules:
+        return optax.identity()
+    return optax.stateless(lambda values, params: map_with_path(scale, values))
+
+
+def _clip(kind: str, norm: float) -> optax.GradientTransformation:
+    def per_parameter(gradient):
+        return gradient * (norm / jnp.maximum(jnp.linalg.norm(gradient.ravel()), norm))
+
+    return _choose(
+        "clip",
+        kind,
+        {
+            "none": optax.identity(),
+            "global": optax.clip_by_global_norm(norm),
+            "per_parameter": optax.stateless(lambda g, _: jax.tree.map(per_parameter, g)),
+        },
+    )
+
+
+def _direction(config: Any) -> optax.GradientTransformation:
+    sgd = optax.identity()
+    if config.momentum:
+        sgd = optax.trace(decay=config.momentum, nesterov=config.nesterov)
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    return _choose("name", config.name, {"sgd": sgd, "adam": adam})
+
+
+def _choose(field: str, value: str, choices: dict[str, Any]) -> Any:
+    if value not in choices:
+        raise ValueError(f"config.optim.{field} is {value!r}; expected one of {sorted(choices)}")
+    return choices[value]
