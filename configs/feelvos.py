@@ -3,20 +3,22 @@
   python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR
 
 Presets:
-  quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores, no data needed
-  small         MobileNetV2 at 240p on folders in the DAVIS layout, for one modest device
-  paper         the released run: Xception-65, DAVIS-2017 + YouTube-VOS, 465x465 crops, 200 000 steps
-  paper_davis   the same on DAVIS-2017 alone
-  ablation_1..6 the rows of the paper's ablation table (DAVIS-2017 alone, different cues)
+  quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores, no
+  data needed small         MobileNetV2 at 240p on folders in the DAVIS layout, for one modest
+  device paper         the released run: Xception-65, DAVIS-2017 + YouTube-VOS, 465x465 crops, 200
+  000 steps paper_davis   the same on DAVIS-2017 alone ablation_1..6 the rows of the paper's
+  ablation table (DAVIS-2017 alone, different cues)
 
-Sources of the numbers: "release" = tensorflow/models research/feelvos (train.sh, eval.sh and the code they call);
-"paper" = arXiv 1902.09513. The paper reports J&F 71.5 on DAVIS-2017 val for `paper` and 69.1 for `paper_davis`; neither
-has been trained here. Imported release checkpoints run under `paper` with no further flags.
+Sources of the numbers: "release" = tensorflow/models research/feelvos (train.sh, eval.sh and the
+code they call); "paper" = arXiv 1902.09513. The paper reports J&F 71.5 on DAVIS-2017 val for
+`paper` and 69.1 for `paper_davis`; neither has been trained here. Imported release checkpoints run
+under `paper` with no further flags.
 """
 
 from ml_collections import ConfigDict
 
-# Cues of the ablation rows: first-frame global, previous-frame local, previous-frame global, previous prediction.
+# Cues of the ablation rows: first-frame global, previous-frame local, previous-frame global,
+# previous prediction.
 ABLATION = {
     "ablation_1": (True, True, False, True),
     "ablation_2": (True, False, True, True),
@@ -31,13 +33,20 @@ PRESETS = ("quick", "small", "paper", "paper_davis", *ABLATION)
 def get_config(preset: str = "quick") -> ConfigDict:
     """The configuration of a preset; ValueError names the known ones."""
     if preset not in PRESETS:
-        raise ValueError(f"configs/feelvos.py: no preset {preset!r}; there are {', '.join(PRESETS)}")
+        raise ValueError(
+            f"configs/feelvos.py: no preset {preset!r}; there are {', '.join(PRESETS)}"
+        )
     config = _paper()
     config.optim.steps = config.train.get_ref("steps")  # the schedule ends with the run
     if preset == "paper_davis" or preset in ABLATION:
         del config.data.train["youtube_vos"]
     if preset in ABLATION:
-        cues = ("first_frame_global", "previous_frame_local", "previous_frame_global", "previous_prediction")
+        cues = (
+            "first_frame_global",
+            "previous_frame_local",
+            "previous_frame_global",
+            "previous_prediction",
+        )
         config.model.update(dict(zip(cues, ABLATION[preset], strict=True)))
     if preset == "small":
         _shrink_to_small(config)
@@ -54,6 +63,7 @@ def _paper() -> ConfigDict:
             "model": {
                 "name": "feelvos",
                 "backbone": "xception_65",  # release: model_variant
+                "width": 1.0,  # of MobileNetV2
                 "output_stride": 8,  # release: eval.sh tests at 8 ...
                 "features": 256,  # release: ASPP, decoder and head
                 "embedding_dim": 100,  # paper sec. 4
@@ -84,7 +94,10 @@ def _paper() -> ConfigDict:
                     "frames": 3,  # paper sec. 3.5
                     "max_gap": 1,  # release: previous and query follow each other
                 },
-                "groups": ((0,), (1, 2)),  # release: reference drawn apart, the pair shares its augmentation
+                "groups": (
+                    (0,),
+                    (1, 2),
+                ),  # release: reference drawn apart, the pair shares its augmentation
                 "workers": 16,
                 "on_bad_clip": "raise",
                 "train": {
@@ -126,7 +139,9 @@ def _paper() -> ConfigDict:
                 "b2": 0.999,
                 "eps": 1e-8,
                 "weight_decay": 4e-5,  # release
-                "decay": (r"^(?!.*depthwise).*kernel$",),  # release: not depthwise, not BN, not biases
+                "decay": (
+                    r"^(?!.*depthwise).*kernel$",
+                ),  # release: not depthwise, not BN, not biases
                 # release: gradients of biases x2 (its BatchNorm calls them beta: not meant)
                 "gradient_multipliers": ((r"^(embedding|head)/.*bias$", 2.0),),
                 "rate_multipliers": (),
@@ -142,13 +157,14 @@ def _paper() -> ConfigDict:
             "eval": {
                 "every": 10_000,
                 "metric": "J&F-Mean",
-                "floors": ("copy", "rgb"),
+                "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
                 "overlay": True,
             },
             "inference": {"max_objects": 0},  # 0: as many slots as the video has objects
             "mesh": {"data": -1, "fsdp": 1},
             "log": {"every": 100},
-            # Xception-65 with ImageNet + COCO weights in the release; a folder written by vos_jax.convert
+            # Xception-65 with ImageNet + COCO weights in the release; a folder written by
+            # vos_jax.convert
             "init": {"backbone": "", "model": ""},
         }
     )

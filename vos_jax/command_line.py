@@ -19,15 +19,17 @@ def new_flags(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
-def parse_flags(values: flags.FlagValues, argv: Sequence[str], required: Sequence[str] = ()) -> None:
+def parse_flags(
+    values: flags.FlagValues, argv: Sequence[str], required: Sequence[str] = ()
+) -> None:
     """Read the command line into `values`.
 
-    Raises flags.Error in one readable line: unknown flag, unknown config file, preset or field (with the nearest
-    name), a value of the wrong type, a stray argument, a missing required flag.
+    Raises flags.Error in one readable line: unknown flag, unknown config file, preset or field
+    (with the nearest name), a value of the wrong type, a stray argument, a missing required flag.
     """
     try:
         rest = values(list(argv))[1:]
-        values["config"].value  # a file that could not be loaded complains only when it is asked for
+        _ = values["config"].value  # a file that could not be loaded complains only when asked for
     except (AttributeError, KeyError) as error:
         raise flags.Error(_unknown_field(str(error))) from None
     except OSError as error:

@@ -1,9 +1,11 @@
 """Train and evaluate a system.
 
-    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR [--mode train|eval|train_and_eval]
+    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR [--mode
+    train|eval|train_and_eval]
 
-A run that was interrupted goes on where it was when the same command is given again. `--mode eval` scores the workdir's
-best checkpoint, or `--checkpoint DIR`: a folder written by vos_jax.convert, another workdir or a step folder.
+A run that was interrupted goes on where it was when the same command is given again. `--mode eval`
+scores the workdir's best checkpoint, or `--checkpoint DIR`: a folder written by vos_jax.convert,
+another workdir or a step folder.
 """
 
 import sys
@@ -11,14 +13,18 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
 from vos_jax.command_line import new_flags, parse_flags
+from vos_jax.data.clip import Video
 from vos_jax.data.pipeline import Examples, batches
 from vos_jax.data.sources import evaluation_videos, open_sources
 from vos_jax.evaluate import MODEL, evaluate
+from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.metrics.floors import given_labels
 from vos_jax.models import build_model
 from vos_jax.train.checkpoint import (
     Checkpoints,
@@ -36,14 +42,16 @@ from vos_jax.train.partition import build_mesh, initialize_distributed, place, s
 from vos_jax.train.state import TrainState
 from vos_jax.train.step import make_train_step
 
+PROPAGATION = "propagation"
 MODES = ("train_and_eval", "train", "eval")
 
 
 def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> dict[str, float]:
-    """Train to config.train.steps, resuming if the workdir has a checkpoint; returns the last scores.
+    """Train to config.train.steps, resuming if the workdir has a checkpoint; returns the last
+    scores.
 
-    evaluated: score every config.eval.every steps and at the end, where the floors, masks and overlays are written too
-    (workdir/results/step_<n>).
+    evaluated: score every config.eval.every steps and at the end, where the floors, masks and
+    overlays are written too (workdir/results/step_<n>).
     """
     prepare_workdir(workdir, config, build_manifest(config))
     mesh = build_mesh(config.mesh)
@@ -139,13 +147,18 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
 def _evaluate(
     config: ConfigDict, variables: dict, out_dir: epath.PathLike, final: bool, overwrite: bool
 ) -> dict[str, float]:
-    sources = open_sources(config.data, "eval")
+    floors = list(config.eval.floors) if final else []
+    predictors = {}
+    if PROPAGATION in floors:
+        floors.remove(PROPAGATION)
+        predictors[PROPAGATION] = _propagation(config)
     results = evaluate(
         build_model(config.model),
         jax.device_put(jax.device_get(variables)),
-        evaluation_videos(sources),
+        evaluation_videos(open_sources(config.data, "eval")),
         out_dir=out_dir,
-        floors=config.eval.floors if final else (),
+        floors=floors,
+        predictors=predictors,
         write_masks=final,
         overlay=final and config.eval.overlay,
         max_objects=config.inference.max_objects or None,
@@ -154,18 +167,51 @@ def _evaluate(
     return results.metrics[MODEL]
 
 
+def _propagation(config: ConfigDict) -> Callable[[Video], Iterator[np.ndarray]]:
+    """The floor that propagates labels with the untrained features of config.init.backbone."""
+    if not config.init.backbone:
+        raise ValueError(
+            f"config.eval.floors has {PROPAGATION!r}, which needs config.init.backbone: a folder "
+            "written by vos_jax.convert"
+        )
+    fields = {name: config.model[name] for name in ("backbone", "width", "window", "short_side")}
+    model = build_model({"name": PROPAGATION, "output_stride": 8, **fields})
+    variables = initial_variables(model, {**config.init, "model": ""}, config.seed)
+
+    def label_maps(video):
+        segmenter = VideoSegmenter(model, variables, max_objects=len(video.ids))
+        for t in range(len(video)):
+            given = video.given[t]
+            masks = given_labels(video.mask(t), video.ids, given) if given.any() else None
+            yield segmenter.step(video.frame(t), masks)
+
+    return label_maps
+
+
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags(argv)
-    flags.DEFINE_string("workdir", None, "checkpoints, logs and results; may be gs://", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "checkpoints, logs and results; may be gs://", flag_values=values
+    )
     flags.DEFINE_enum("mode", MODES[0], MODES, "what to do", flag_values=values)
-    flags.DEFINE_string("checkpoint", None, "what eval scores instead of the workdir", flag_values=values)
+    flags.DEFINE_string(
+        "checkpoint", None, "what eval scores instead of the workdir", flag_values=values
+    )
     flags.DEFINE_bool("overwrite", False, "eval: replace results that exist", flag_values=values)
     parse_flags(values, argv, required=("workdir",))
-    if not values.help and values.config is None and not (values.mode == "eval" and values.checkpoint):
-        raise flags.Error("missing --config FILE[:PRESET]; only --mode eval --checkpoint DIR has its own")
+    if (
+        not values.help
+        and values.config is None
+        and not (values.mode == "eval" and values.checkpoint)
+    ):
+        raise flags.Error(
+            "missing --config FILE[:PRESET]; only --mode eval --checkpoint DIR has its own"
+        )
     if not values.help and values.checkpoint and values.mode != "eval":
-        raise flags.Error("--checkpoint goes with --mode eval; to train from weights set --config.init.model=DIR")
+        raise flags.Error(
+            "--checkpoint goes with --mode eval; to train from weights set --config.init.model=DIR"
+        )
     return values
 
 

@@ -1,4 +1,4 @@
-"""The streaming segmenter against the rollout, and what it promises about ids, shapes and compilations."""
+"""The streaming segmenter against the rollout, and its promises about ids and compilations."""
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,9 @@ def test_streaming_equals_rollout(tiny_feelvos, clip):
     frames, masks = clip
     labels, probabilities = stream(model, variables, frames, {0: masks[0]})
     shown = one_hot(jnp.asarray(masks), 2)[None]
-    predictions, believed, _ = jax.jit(lambda f, m: rollout(model, variables, f, m, jnp.ones((1, 2), bool)))(
-        frames[None], shown
-    )
+    predictions, believed, _ = jax.jit(
+        lambda f, m: rollout(model, variables, f, m, jnp.ones((1, 2), bool))
+    )(frames[None], shown)
     np.testing.assert_array_equal(labels[1:], np.argmax(believed[:, 0], axis=1))
     expected = jax.vmap(lambda p: model.probabilities(p, (40, 56)))(predictions)[:, 0]
     np.testing.assert_allclose(probabilities[1:], expected, atol=1e-5)
@@ -107,7 +107,11 @@ def test_the_first_mask_comes_back_as_given(tiny_feelvos, clip):
     [
         ((40, 56, 3), None, "first frame needs masks"),
         ((40, 56, 3), np.zeros((40, 56), np.uint8), "holds no object"),
-        ((40, 56, 3), np.ones((20, 28), np.uint8), r"frame's size \(40, 56\), found shape \(20, 28\)"),
+        (
+            (40, 56, 3),
+            np.ones((20, 28), np.uint8),
+            r"frame's size \(40, 56\), found shape \(20, 28\)",
+        ),
         ((40, 56, 3), np.full((40, 56), 0.5), "integer ids"),
         ((40, 56), np.ones((40, 56), np.uint8), r"expected a frame uint8 \[H, W, 3\]"),
     ],

@@ -134,7 +134,7 @@ def test_training_losses_and_gradients_match_the_release(training_variables, ste
 
 
 def _official_gradients(gradients, names):
-    """Gradients under official names and layouts; every layout change is its own inverse or none."""
+    """Gradients under official names; every change of layout is its own inverse."""
     found = {}
     flat = traverse_util.flatten_dict(gradients, sep="/")
     for path, gradient in flat.items():
@@ -148,7 +148,12 @@ def test_weight_decay_takes_the_variables_the_release_regularises(training_varia
     settings = get_config("paper").optim
 
     def decay(path, p):
-        return 0.5 * settings.weight_decay * np.sum(np.square(p, dtype=np.float64)) * fits(settings.decay, path)
+        return (
+            0.5
+            * settings.weight_decay
+            * np.sum(np.square(p, dtype=np.float64))
+            * fits(settings.decay, path)
+        )
 
     total = sum(jax.tree.leaves(map_with_path(decay, training_variables["params"])))
     expected = load_npz("feelvos", "case_c")["weight_decay_total"]

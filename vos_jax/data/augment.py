@@ -9,6 +9,7 @@ Deviation: a void pixel of the reference stays void; the official code takes it 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from vos_jax.data.clip import VOID
@@ -38,11 +39,13 @@ def augment(
     scale: tuple[float, float],
     flip: float,
     groups: Sequence[Sequence[int]],
+    short_side: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scale, pad, crop and mirror every frame, with one set of parameters per group.
 
     frames: uint8 [T, H, W, 3]. masks: uint8 [T, H, W]. crop: (h, w). scale: (lowest, highest).
-    flip: probability. groups: positions in the clip that share parameters, e.g. ((0,), (1, 2)).
+    short_side: the shorter side at scale 1; 0: as it is. flip: probability. groups: positions in
+    the clip that share parameters, e.g. ((0,), (1, 2)).
     Returns float32 [T, h, w, 3] in 0..255 and uint8 [T, h, w].
     """
     if sorted(t for group in groups for t in group) != list(range(len(frames))):
@@ -51,8 +54,10 @@ def augment(
         )
     out_frames = np.full((len(frames), *crop, 3), MEAN_GREY, np.float32)
     out_masks = np.full((len(frames), *crop), VOID, np.uint8)
+    size = frames.shape[1:3]
+    unit = short_side / min(size) if short_side else 1.0
     for group in groups:
-        where = random_crop(rng, frames.shape[1:3], crop, scale, flip)
+        where = random_crop(rng, size, crop, (unit * scale[0], unit * scale[1]), flip)
         for t in group:
             image, labels = _cut(frames[t], masks[t], where, crop)
             h, w = labels.shape
@@ -126,6 +131,9 @@ def _cut(
     axes = list(zip(labels.shape, where.size, spans, strict=True))
     rows, columns = (nearest_index(n, s)[span] for n, s, span in axes)
     out = image
+    if min(where.size) < 0.75 * min(labels.shape):  # far smaller: average, or detail turns to noise
+        area = cv2.resize(image, where.size[::-1], interpolation=cv2.INTER_AREA)
+        return area[spans[0], spans[1]].astype(np.float32), labels[np.ix_(rows, columns)]
     for axis, (n, s, span) in enumerate(axes):
         out = _interpolate(out, n, s, span, axis)
     return out.astype(np.float32), labels[np.ix_(rows, columns)]

@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -25,10 +26,11 @@ ENDLESS = 2**62
 class Examples:
     """An endless sequence of training examples drawn from `sources`.
 
-    choose: a name in CHOOSERS. frames: T, frames per example. crop, scale, flip, groups: see
-    `augment`. max_objects: N. A draw that the rules of `choose_objects` reject is drawn anew, at
-    most `attempts` times. on_bad_clip: what a file that cannot be read does: "raise" or "skip" it
-    for another draw; `bad_clips` counts those.
+    choose: a name in CHOOSERS. frames: T, frames per example. max_gap: annotated frames between
+    two that follow each other. crop, short_side, scale, flip, groups: see `augment`.
+    max_objects: N. A draw that the rules of `choose_objects` reject is drawn anew, at most
+    `attempts` times. on_bad_clip: what a file that cannot be read does: "raise", or "skip" it for
+    another draw; `bad_clips` counts those.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class Examples:
         *,
         frames: int,
         crop: tuple[int, int],
+        short_side: int = 0,
         scale: tuple[float, float] = (1.0, 1.3),
         flip: float = 0.5,
         groups: Sequence[Sequence[int]] = ((0,), (1, 2)),
         max_objects: int,
         seed: int,
         choose: str = "reference_and_pair",
+        max_gap: int = 1,
         attempts: int = 20,
         on_bad_clip: str = "raise",
     ):
@@ -65,12 +69,13 @@ class Examples:
         self._shares = weights / weights.sum()
         self._change = dict(
             crop=self.crop,
+            short_side=int(short_side),
             scale=tuple(scale),
             flip=float(flip),
             groups=tuple(tuple(group) for group in groups),
         )
         self._seed = int(seed)
-        self._choose: Callable = CHOOSERS[choose]
+        self._choose: Callable = partial(CHOOSERS[choose], max_gap=int(max_gap))
         self._attempts = int(attempts)
         self._skip = on_bad_clip == "skip"
         self._lock = threading.Lock()
@@ -223,6 +228,7 @@ def _dataset(make: Callable, examples: Examples, local: int, workers: int, prefe
     types = [tf.int64, tf.float32, tf.uint8, tf.bool, tf.string, tf.int32]
     shapes = [(), *(np.shape(column) for column in _blank(examples))]
 
+    @tf.autograph.experimental.do_not_convert
     def mapped(row):
         columns = tf.numpy_function(make, [row], types, stateful=False)
         for column, shape in zip(columns, shapes, strict=True):

@@ -12,12 +12,15 @@ class RejectedClip(ValueError):
     """This draw cannot be trained on (not a broken file): the pipeline draws again."""
 
 
-def reference_and_pair(video: Video, length: int, rng: np.random.Generator) -> list[int]:
-    """A reference frame anywhere, then a previous and a query frame that follow each other.
+def reference_and_pair(
+    video: Video, length: int, rng: np.random.Generator, max_gap: int = 1
+) -> list[int]:
+    """A reference frame anywhere, then a previous and a query frame.
 
     FEELVOS training: the reference is uniform over the annotated frames, the pair's start uniform
     over 0..T-3 of them, so the last frame is never a query. T counts annotated frames: in
     YouTube-VOS the pair is five video frames apart. The reference may be later than the pair.
+    The pair is 1..max_gap annotated frames apart, uniformly (FEELVOS: 1).
     Errors: RejectedClip below 3 annotated frames, ValueError where length is not 3.
     """
     if length != 3:
@@ -31,8 +34,9 @@ def reference_and_pair(video: Video, length: int, rng: np.random.Generator) -> l
             " reference_and_pair needs 3"
         )
     reference = rng.integers(len(annotated))
-    start = rng.integers(len(annotated) - 2)
-    return [int(annotated[t]) for t in (reference, start, start + 1)]
+    gap = rng.integers(1, min(max_gap, len(annotated) - 2) + 1)
+    start = rng.integers(len(annotated) - 1 - gap)
+    return [int(annotated[t]) for t in (reference, start, start + gap)]
 
 
 CHOOSERS = {"reference_and_pair": reference_and_pair}

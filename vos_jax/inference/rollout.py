@@ -1,7 +1,7 @@
 """One way through a video, for every system: segment, feed back, memorise.
 
-`advance` is one frame; `rollout` scans it over a clip (training and tests), and `streaming` calls it one jitted frame
-at a time, so training and inference walk the same code.
+`advance` is one frame; `rollout` scans it over a clip (training and tests), and `streaming` calls
+it one jitted frame at a time, so training and inference walk the same code.
 """
 
 from typing import Any
@@ -31,8 +31,8 @@ def advance(
       truth: masks to remember instead of the prediction (training).
 
     Returns:
-      memory, prediction, and the masks [B, N+1, H, W] that stand for this frame (given ones pasted where the system
-      pastes).
+      memory, prediction, and the masks [B, N+1, H, W] that stand for this frame (given ones pasted
+      where the system pastes).
     """
     if given is not None and model.introduces == "before":
         memory = model.introduce(memory, features, given, new)
@@ -47,7 +47,7 @@ def advance(
 
 
 def paste(masks: jax.Array, given: jax.Array, new: jax.Array) -> jax.Array:
-    """Masks [B, N+1, H, W] with the pixels of the `new` objects taken from `given`; other pixels stay."""
+    """Masks [B, N+1, H, W] with the pixels of the `new` objects taken from `given`."""
     objects = given[:, 1:] * new[:, :, None, None]
     owned = objects.sum(axis=1, keepdims=True)
     background = jnp.zeros_like(owned)
@@ -71,7 +71,8 @@ def rollout(
 
     Args:
       inputs: prepared frames [B, T, h, w, 3].
-      masks: [B, T, N+1, H, W]; the first `observed` frames are shown to the system, the others are looked at only
+      masks: [B, T, N+1, H, W]; the first `observed` frames are shown to the system, the others are
+        looked at only
         where `given` says so, or all of them with `truth`.
       valid: bool [B, N], real object slots.
       given: bool [B, T, N], the objects handed over at each frame after the first; None: none.
@@ -80,8 +81,9 @@ def rollout(
       train: dropout, sampling and live BatchNorm; needs `rng`.
 
     Returns:
-      predictions of the frames observed..T-1, stacked in time [T - observed, B, ...]; the masks [T - observed, B, N+1,
-      H, W] that stand for them; the batch statistics after the pass (unchanged unless live).
+      predictions of the frames observed..T-1, stacked in time [T - observed, B, ...]; the masks [T
+      - observed, B, N+1, H, W] that stand for them; the batch statistics after the pass (unchanged
+      unless live).
     """
     batch, frames = inputs.shape[:2]
     size = masks.shape[-2:]
@@ -97,7 +99,9 @@ def rollout(
         rngs=rngs,
         mutable=["batch_stats"] if train else [],
     )
-    features = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(batch, frames, *x.shape[1:]), 1, 0), features)
+    features = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(batch, frames, *x.shape[1:]), 1, 0), features
+    )
     masks, at = jnp.moveaxis(masks, 1, 0), lambda t: jax.tree.map(lambda x: x[t], features)
 
     memory = model.apply(

@@ -1,12 +1,14 @@
-"""Segment a video frame by frame, in bounded memory, without knowing its length or its objects in advance.
+"""Segment a video frame by frame, in bounded memory, without knowing its length or its objects in
+advance.
 
     segmenter = VideoSegmenter(model, variables)
     labels = segmenter.step(first_frame, first_mask)
     for frame in frames:
         labels = segmenter.step(frame)
 
-Each kind of step is compiled once for a frame size and an object bucket (1, 2, 4, 8, ... slots) and shared by all
-segmenters of the same model. Objects may be added or corrected at any frame by handing over a mask.
+Each kind of step is compiled once for a frame size and an object bucket (1, 2, 4, 8, ... slots) and
+shared by all segmenters of the same model. Objects may be added or corrected at any frame by
+handing over a mask.
 """
 
 import functools
@@ -26,7 +28,8 @@ class VideoSegmenter:
     Args:
       model: a system (vos_jax.models).
       variables: its variables.
-      max_objects: slots to start with, when it is known how many objects will come; otherwise the slots grow with the
+      max_objects: slots to start with, when it is known how many objects will come; otherwise the
+        slots grow with the
         objects, with one compilation for each doubling.
     """
 
@@ -46,11 +49,13 @@ class VideoSegmenter:
 
         Args:
           frame: uint8 [H, W, 3] RGB.
-          masks: None, or a label map [H, W] with ids 1..254 (0 background, 255 unknown). Needed at the first frame;
+          masks: None, or a label map [H, W] with ids 1..254 (0 background, 255 unknown). Needed at
+            the first frame;
             later its objects are added, or corrected where their id is known already.
 
         Returns:
-          uint8 [H, W]: the id of each pixel, in the ids of the given masks. The first frame's mask comes back as given.
+          uint8 [H, W]: the id of each pixel, in the ids of the given masks. The first frame's mask
+          comes back as given.
 
         Raises:
           ValueError: no mask or an empty one at the first frame, or sizes that do not agree.
@@ -81,7 +86,9 @@ class VideoSegmenter:
 
     def _begin(self, frame: np.ndarray, masks: np.ndarray, given: list[int]) -> np.ndarray:
         if not given:
-            raise ValueError("the first mask holds no object: expected at least one id in 1..254, found only 0 and 255")
+            raise ValueError(
+                "the first mask holds no object: expected an id in 1..254, found only 0 and 255"
+            )
         self.ids, self._size = given, frame.shape[:2]
         self._slots = bucket(max(len(given), self._min_objects))
         valid = _marked(given, given, self._slots)
@@ -132,11 +139,14 @@ class VideoSegmenter:
     def _checked_frame(self, frame: np.ndarray) -> np.ndarray:
         frame = np.asarray(frame)
         if frame.ndim != 3 or frame.shape[-1] != 3 or frame.dtype != np.uint8:
-            raise ValueError(f"expected a frame uint8 [H, W, 3] in RGB, found {frame.dtype} {frame.shape}")
+            raise ValueError(
+                f"expected a frame uint8 [H, W, 3] in RGB, found {frame.dtype} {frame.shape}"
+            )
         if self._size is not None and frame.shape[:2] != self._size:
             raise ValueError(
-                f"expected a frame of {self._size[0]}x{self._size[1]} (height x width) like the first one, found "
-                f"{frame.shape[0]}x{frame.shape[1]}; call reset() before another video"
+                f"expected a frame of {self._size[0]}x{self._size[1]} (height x width) like the "
+                f"first one, found {frame.shape[0]}x{frame.shape[1]}; call reset() before another "
+                "video"
             )
         return frame
 
@@ -144,12 +154,13 @@ class VideoSegmenter:
         masks = np.asarray(masks)
         if masks.shape != frame.shape[:2]:
             raise ValueError(
-                f"expected masks as a label map of the frame's size {frame.shape[:2]}, found shape {masks.shape}"
+                f"expected masks as a label map of the frame's size {frame.shape[:2]}, found "
+                f"shape {masks.shape}"
             )
         if not np.issubdtype(masks.dtype, np.integer) or masks.min() < 0 or masks.max() > VOID:
             raise ValueError(
-                f"expected masks with integer ids 0..254 (255 unknown), found {masks.dtype} with values "
-                f"{masks.min()}..{masks.max()}"
+                f"expected masks with integer ids 0..254 (255 unknown), found {masks.dtype} with "
+                f"values {masks.min()}..{masks.max()}"
             )
         return masks.astype(np.uint8)
 
@@ -172,7 +183,12 @@ def _compiled(model: VOSModel):
             variables, memory, features, size, given, new, method=advance
         )
         if given is None or not model.pastes:
-            return memory, prediction, model.apply(variables, prediction, size, method=model.labels), None
+            return (
+                memory,
+                prediction,
+                model.apply(variables, prediction, size, method=model.labels),
+                None,
+            )
         return memory, prediction, jnp.argmax(masks, axis=1).astype(jnp.uint8), (given, new)
 
     @functools.partial(jax.jit, static_argnames="size")

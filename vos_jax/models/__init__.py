@@ -10,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax.models.feelvos import FEELVOS
+from vos_jax.models.propagation import Propagation
 from vos_jax.models.protocol import VOSModel, one_hot
 
-MODELS: dict[str, type[VOSModel]] = {"feelvos": FEELVOS}
+MODELS: dict[str, type[VOSModel]] = {"feelvos": FEELVOS, "propagation": Propagation}
 
 
 def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
-    """The module that a config section {"name": ..., field: value, ...} describes; `overrides` replace fields.
+    """The module that a config section {"name": ..., field: value, ...} describes; `overrides`
+    replace fields.
 
     Raises:
       ValueError: unknown name or field, with the nearest known ones.
@@ -29,11 +31,15 @@ def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
     for field in fields:
         if field not in known:
             near = difflib.get_close_matches(field, known, n=3) or known
-            raise ValueError(f"config.model.{field}: {name} has no such field; did you mean {near}?")
+            raise ValueError(
+                f"config.model.{field}: {name} has no such field; did you mean {near}?"
+            )
     return MODELS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
-def init_variables(model: VOSModel, rng: jax.Array, size: tuple[int, int] = (65, 65)) -> dict[str, Any]:
+def init_variables(
+    model: VOSModel, rng: jax.Array, size: tuple[int, int] = (65, 65)
+) -> dict[str, Any]:
     """Fresh variables {"params", "batch_stats"} of a model; they do not depend on `size`."""
 
     frame = model.preprocess(np.zeros((*size, 3), np.uint8))

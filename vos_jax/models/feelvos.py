@@ -1,17 +1,21 @@
-"""FEELVOS: a learned embedding, matched to the first and the previous frame, guides a per-object head.
+"""FEELVOS: a learned embedding, matched to the first and the previous frame, guides a per-object
+head.
 
-Voigtlaender, Chai, Schroff, Adam, Leibe, Chen: "FEELVOS: Fast End-to-End Embedding Learning for Video Object
-Segmentation", CVPR 2019, arXiv 1902.09513; released code: tensorflow/models, research/feelvos.
+Voigtlaender, Chai, Schroff, Adam, Leibe, Chen: "FEELVOS: Fast End-to-End Embedding Learning for
+Video Object Segmentation", CVPR 2019, arXiv 1902.09513; released code: tensorflow/models,
+research/feelvos.
 
-Every frame passes once through DeepLabv3+ (stride 4) and an embedding head. For each object (the background is one of
-them) the embedding is compared with the object's pixels in the first frame, anywhere, and in the previous frame, within
-a window; the two distance maps, the previous mask and the shared features go through a small convolutional head that
-gives one logit per object, and a softmax runs over the objects.
+Every frame passes once through DeepLabv3+ (stride 4) and an embedding head. For each object (the
+background is one of them) the embedding is compared with the object's pixels in the first frame,
+anywhere, and in the previous frame, within a window; the two distance maps, the previous mask and
+the shared features go through a small convolutional head that gives one logit per object, and a
+softmax runs over the objects.
 
-Where the released code and the paper differ the code is followed: embeddings pass a ReLU, and the previous mask is the
-hard label map (`previous_mask="soft"` is the paper's form). Extension: the released script knows only objects of the
-first frame; here an object given later adds its pixels of that frame to the reference pixels, which is the paper's
-P_{1,o} read as "the frame in which o is given".
+Where the released code and the paper differ the code is followed: embeddings pass a ReLU, and the
+previous mask is the hard label map (`previous_mask="soft"` is the paper's form). Extension: the
+released script knows only objects of the first frame; here an object given later adds its pixels of
+that frame to the reference pixels, which is the paper's P_{1,o} read as "the frame in which o is
+given".
 
 Glossary: h w the stride-4 grid, C embedding channels, L = N + 1 labels, P reference pixels.
 """
@@ -67,9 +71,11 @@ class Prediction:
 
 
 class FEELVOS(VOSModel):
-    """The network. Fields are the released configuration; the four cues are the switches of the ablation table.
+    """The network. Fields are the released configuration; the four cues are the switches of the
+    ablation table.
 
-    output_stride 8 doubles the atrous rates and shares its weights with 16: the release trains at 16 and tests at 8.
+    output_stride 8 doubles the atrous rates and shares its weights with 16: the release trains at
+      16 and tests at 8.
     """
 
     backbone_scope = ("deeplab", "backbone")
@@ -97,7 +103,8 @@ class FEELVOS(VOSModel):
     def setup(self):
         if self.previous_mask not in ("hard", "soft"):
             raise ValueError(
-                f"config.model.previous_mask: expected 'hard' or 'soft', found {self.previous_mask!r}"
+                "config.model.previous_mask: expected 'hard' or 'soft', found "
+                f"{self.previous_mask!r}"
             )
         self.deeplab = DeepLabV3Plus(
             backbone=self.backbone,
@@ -153,7 +160,7 @@ class FEELVOS(VOSModel):
         references: int = 1,
         train: bool = False,
     ) -> Memory:
-        """Memory of the first frame with masks [B, N+1, H, W]; an object lost at stride 4 is lost, as in the release."""
+        """Memory of the first frame; an object without a pixel at stride 4 is lost (release)."""
         labels, masks = self._at_stride_4(features, masks)
         labels = jnp.where(_takes_part(labels, valid), labels, -1)
         if train:
@@ -178,41 +185,36 @@ class FEELVOS(VOSModel):
         )
 
     def segment(self, memory: Memory, features: Features) -> Prediction:
-        """Logits of the current frame (Fig. 1 of the paper; order of the cues as in the released weights)."""
-        return Prediction(self.head(features.shared, self._cue_maps(memory, features)), memory.present)
+        """Logits of the current frame; the cues come in the order of the released weights."""
+        return Prediction(
+            self.head(features.shared, self._cue_maps(memory, features)), memory.present
+        )
 
     def _cue_maps(self, memory: Memory, features: Features) -> jax.Array:
-        """The per-label maps that guide the head, [B, N+1, h, w, cues]."""
-        num_labels = memory.present.shape[1]
-        query, cues = features.embedding, []
-        previous_labels = _labels(memory.previous_masks)
-
-        def to_cue(distances):
-            return jnp.moveaxis(normalise_distance(distances), -1, 1)
-
-        if self.first_frame_global:
-            distances = global_matching(
-                query,
-                memory.reference,
-                memory.reference_labels,
-                num_labels,
-                count=memory.count,
-                k=self.k_nearest,
-            )
-            cues.append(to_cue(distances))
+        """The per-label maps that guide the head, [B, N+1, h, w, cues], in the release's order."""
+        distances = self._distances(memory, features)
+        cues = [jnp.moveaxis(normalise_distance(d), -1, 1) for d in distances]
         if self.previous_prediction:
-            cues.append(memory.previous_masks)
-        if self.previous_frame_local:
-            distances = local_matching(
-                query, memory.previous, previous_labels, num_labels, self.window
-            )
-            cues.append(to_cue(distances))
-        if self.previous_frame_global:
-            pixels = _flatten(memory.previous)
-            pixel_labels = previous_labels.reshape(pixels.shape[:2])
-            distances = global_matching(query, pixels, pixel_labels, num_labels, k=self.k_nearest)
-            cues.append(to_cue(distances))
+            cues.insert(int(self.first_frame_global), memory.previous_masks)
         return jnp.stack(cues, axis=-1)
+
+    def _distances(self, memory: Memory, features: Features) -> list[jax.Array]:
+        """Squared distances [B, h, w, N+1] to the nearest pixel of each label, per enabled cue."""
+        num_labels = memory.present.shape[1]
+        query, labels = features.embedding, _labels(memory.previous_masks)
+        distances = []
+        if self.first_frame_global:
+            pixels = (memory.reference, memory.reference_labels)
+            distances.append(
+                global_matching(query, *pixels, num_labels, count=memory.count, k=self.k_nearest)
+            )
+        if self.previous_frame_local:
+            previous = (memory.previous, labels)
+            distances.append(local_matching(query, *previous, num_labels, self.window))
+        if self.previous_frame_global:
+            pixels = (_flatten(memory.previous), labels.reshape(labels.shape[0], -1))
+            distances.append(global_matching(query, *pixels, num_labels, k=self.k_nearest))
+        return distances
 
     def memorize(
         self, memory: Memory, features: Features, prediction: Prediction | None, masks: jax.Array
@@ -241,7 +243,7 @@ class FEELVOS(VOSModel):
         )
 
     def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        """Softmax over the labels of the upsampled logits, [B, N+1, H, W]; 0 for labels that take no part."""
+        """Softmax of the upsampled logits over the labels that take part, [B, N+1, H, W]."""
         return jax.nn.softmax(self._upsampled(prediction, size), axis=1)
 
     def labels(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
@@ -278,7 +280,7 @@ class FEELVOS(VOSModel):
         return jnp.where(prediction.present[..., None, None], logits, -jnp.inf)
 
     def _at_stride_4(self, features: Features, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Labels int32 [B, h, w] (void -1) and masks [B, N+1, h, w] of full-size masks, nearest neighbour."""
+        """Labels int32 [B, h, w] (void -1) and masks [B, N+1, h, w]: nearest neighbours."""
         masks = resize_nearest(masks, features.embedding.shape[1:3], axes=(2, 3))
         return _labels(masks), masks
 
@@ -286,8 +288,9 @@ class FEELVOS(VOSModel):
 class Head(nn.Module):
     """Dynamic segmentation head: the same small network for every label (paper section 3.4).
 
-    The features are the same for all labels, so their part of the first layer is computed once and added to the part
-    of each label's cues: exact, because a depthwise convolution acts per channel and a 1x1 convolution is a sum.
+    The features are the same for all labels, so their part of the first layer is computed once and
+    added to the part of each label's cues: exact, because a depthwise convolution acts per channel
+    and a 1x1 convolution is a sum.
     """
 
     features: int
@@ -333,7 +336,7 @@ class SeparableConv(nn.Module):
         self.pointwise = Affine((1, 1, self.inputs, self.outputs), self.pointwise_init)
 
     def part(self, x: jax.Array, first: int) -> jax.Array:
-        """What input channels first.. contribute before the last bias and ReLU, [b, h, w, outputs]."""
+        """Share of the input channels from `first` on, before the last bias and ReLU."""
         channels = slice(first, first + x.shape[-1])
         kernel, bias = self.depthwise.kernel[..., channels], self.depthwise.bias[channels]
         x = nn.relu(_conv(x, kernel, groups=x.shape[-1]) + bias.astype(x.dtype))
@@ -355,10 +358,11 @@ class Affine(nn.Module):
 
 
 def near_identity(rng: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Identity in the central tap plus truncated normal noise of 0.03: the release's start for the embedding.
+    """Identity in the central tap plus truncated normal noise of 0.03: the release's start for the
+    embedding.
 
-    On a depthwise kernel [kh, kw, 1, C] the release's identity reaches channel 0 alone (its last axis has length 1
-    there), and so it does here.
+    On a depthwise kernel [kh, kw, 1, C] the release's identity reaches channel 0 alone (its last
+    axis has length 1 there), and so it does here.
     """
     noise = nn.initializers.truncated_normal(0.03)(rng, shape, dtype)
     return noise.at[shape[0] // 2, shape[1] // 2].add(jnp.eye(*shape[2:], dtype=dtype))
@@ -387,7 +391,9 @@ def _labels(masks: jax.Array) -> jax.Array:
 def _takes_part(labels: jax.Array, objects: jax.Array) -> jax.Array:
     """Where the label is background or one of the marked objects [B, N], bool [B, h, w]."""
     marked = jnp.pad(objects, ((0, 0), (1, 0)), constant_values=True)
-    return jax.vmap(lambda marked, labels: marked[labels])(marked, jnp.maximum(labels, 0)) & (labels >= 0)
+    return jax.vmap(lambda marked, labels: marked[labels])(marked, jnp.maximum(labels, 0)) & (
+        labels >= 0
+    )
 
 
 def _present(labels: jax.Array, num_labels: int) -> jax.Array:

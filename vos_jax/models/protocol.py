@@ -1,13 +1,15 @@
 """The one protocol that every video object segmentation system follows.
 
-A system is a Linen module made of pure functions with static shapes: frames become *features*, given masks become a
-*memory* of fixed capacity, features and memory become a *prediction*, and the prediction is memorised for the next
-frame. Training, evaluation and streaming are all built from these functions (see vos_jax.inference), so a system that
-implements them can be trained, evaluated and run on a user's video without further code.
+A system is a Linen module made of pure functions with static shapes: frames become *features*,
+given masks become a *memory* of fixed capacity, features and memory become a *prediction*, and the
+prediction is memorised for the next frame. Training, evaluation and streaming are all built from
+these functions (see vos_jax.inference), so a system that implements them can be trained, evaluated
+and run on a user's video without further code.
 
-Glossary: B videos, T frames, N object slots (real objects padded to a bucket), N+1 channels with background first,
-H W the size of the original frame, masks float [B, N+1, H, W] with one-hot or soft values; a pixel whose channels are
-all zero is void. `valid` bool [B, N] tells real slots from padding; padding never changes a result.
+Glossary: B videos, T frames, N object slots (real objects padded to a bucket), N+1 channels with
+background first, H W the size of the original frame, masks float [B, N+1, H, W] with one-hot or
+soft values; a pixel whose channels are all zero is void. `valid` bool [B, N] tells real slots from
+padding; padding never changes a result.
 """
 
 from typing import Any, ClassVar
@@ -23,12 +25,14 @@ VOID = 255  # label of pixels that are neither object nor background
 class VOSModel(nn.Module):
     """Base class: what a system declares and implements.
 
-    Memory is a pytree whose shapes depend only on the frame size, the number of object slots and the number of
-    reference frames it has room for, so a video of any length compiles once. Capacity that is not used yet holds
-    zeros, which lets `inference.streaming` grow a memory by zero-padding it.
+    Memory is a pytree whose shapes depend only on the frame size, the number of object slots and
+    the number of reference frames it has room for, so a video of any length compiles once. Capacity
+    that is not used yet holds zeros, which lets `inference.streaming` grow a memory by zero-padding
+    it.
     """
 
-    # A new object enters the memory "before" or "after" the frame it is given in has been segmented.
+    # A new object enters the memory "before" or "after" the frame it is given in has been
+    # segmented.
     introduces: ClassVar[str] = "after"
     # Whether the mask given for a new object overwrites the prediction of that frame.
     pastes: ClassVar[bool] = True
@@ -37,7 +41,7 @@ class VOSModel(nn.Module):
     backbone_scope: ClassVar[tuple[str, ...]] = ("backbone",)
 
     def preprocess(self, frame: np.ndarray) -> np.ndarray:
-        """Bring one frame, uint8 [H, W, 3] RGB, to the input of `encode` (host side: resize, pad, colour order)."""
+        """One frame, uint8 [H, W, 3] RGB, as `encode` wants it (on the host: resize, pad, BGR)."""
         return frame
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Any:
@@ -52,7 +56,7 @@ class VOSModel(nn.Module):
         references: int = 1,
         train: bool = False,
     ) -> Any:
-        """Memory after the first frame. `references`: how many frames with given masks it must have room for."""
+        """Memory after the first frame, with room for `references` frames with given masks."""
         raise TypeError(f"{type(self).__name__} lacks start")
 
     def segment(self, memory: Any, features: Any) -> Any:
@@ -60,11 +64,11 @@ class VOSModel(nn.Module):
         raise TypeError(f"{type(self).__name__} lacks segment")
 
     def memorize(self, memory: Any, features: Any, prediction: Any, masks: jax.Array) -> Any:
-        """Memory once the frame is done. `masks`: what is believed of the frame; `prediction` may be None then."""
+        """Memory once the frame is done; `masks` stand for it and `prediction` may be None."""
         raise TypeError(f"{type(self).__name__} lacks memorize")
 
     def introduce(self, memory: Any, features: Any, masks: jax.Array, new: jax.Array) -> Any:
-        """Memory with the objects marked in `new` bool [B, N], whose masks are given in this frame."""
+        """Memory with the objects marked in `new` bool [B, N], given in this frame."""
         raise TypeError(f"{type(self).__name__} lacks introduce")
 
     def probabilities(self, prediction: Any, size: tuple[int, int]) -> jax.Array:
@@ -76,28 +80,33 @@ class VOSModel(nn.Module):
         return jnp.argmax(self.probabilities(prediction, size), axis=1).astype(jnp.uint8)
 
     def feedback(self, prediction: Any, size: tuple[int, int]) -> jax.Array:
-        """Masks [B, N+1, H, W] that the system feeds back to itself: hard by default, soft where it says so."""
+        """Masks [B, N+1, H, W] that the system feeds back to itself; hard by default."""
         slots = jax.eval_shape(lambda p: self.probabilities(p, size), prediction).shape[1]
         return one_hot(self.labels(prediction, size), slots - 1)
 
     def losses(
-        self, predictions: Any, labels: jax.Array, valid: jax.Array, step: jax.Array, **settings: Any
+        self,
+        predictions: Any,
+        labels: jax.Array,
+        valid: jax.Array,
+        step: jax.Array,
+        **settings: Any,
     ) -> jax.Array:
-        """Training loss of each video, [B]; `predictions` [T, B, ...] for the frames of `labels` [B, T, H, W]."""
+        """Loss of each video [B]; predictions [T, B, ...] of the frames of labels [B, T, H, W]."""
         raise TypeError(f"{type(self).__name__} lacks losses")
 
     def __call__(self, inputs: jax.Array, masks: jax.Array, valid: jax.Array) -> Any:
-        """Segment the second of two prepared frames [2, B, h, w, 3]; touches every parameter, for `init`."""
+        """Segment the second of two frames [2, B, h, w, 3]; meets every parameter, for `init`."""
         memory = self.start(self.encode(inputs[0]), masks, valid)
         return self.segment(memory, self.encode(inputs[1]))
 
 
 def one_hot(labels: jax.Array, slots: int) -> jax.Array:
-    """Masks float32 [..., N+1, H, W] of integer labels [..., H, W]; labels outside 0..N (void) give all zeros."""
+    """Masks float32 [..., N+1, H, W] of labels [..., H, W]; labels outside 0..N are void."""
     ids = jnp.arange(slots + 1, dtype=jnp.int32)[:, None, None]
     return (labels.astype(jnp.int32)[..., None, :, :] == ids).astype(jnp.float32)
 
 
 def bucket(count: int) -> int:
-    """The smallest of 1, 2, 4, 8, ... that is at least `count`: sizes are padded to it so that few shapes compile."""
+    """The smallest of 1, 2, 4, 8, ... not below `count`: padding to it keeps compilations few."""
     return 1 << max(count - 1, 0).bit_length()

@@ -38,6 +38,17 @@ def normalise(frames: jax.Array, backbone: str) -> jax.Array:
     raise _unknown_backbone(backbone)
 
 
+def build_backbone(
+    backbone: str, output_stride: int, width: float = 1.0, **settings: Any
+) -> nn.Module:
+    """The backbone called `backbone`; width is MobileNetV2's, settings go to its constructor."""
+    if backbone == "xception_65":
+        return Xception65(output_stride=output_stride, **settings)
+    if backbone == "mobilenet_v2":
+        return MobileNetV2(output_stride=output_stride, width=width, **settings)
+    raise _unknown_backbone(backbone)
+
+
 class DeepLabV3Plus(nn.Module):
     """Backbone, ASPP and decoder; the result is the `features`-channel map at stride 4.
 
@@ -63,23 +74,18 @@ class DeepLabV3Plus(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """x [B, H, W, 3], scaled by `normalise` -> [B, ceil(H / 4), ceil(W / 4), features]."""
-        x, low_level = self._backbone()(x, train)
-        x = self._pyramid(x, train)
-        return self._decode(x, low_level, train)
-
-    def _backbone(self) -> nn.Module:
-        shared = dict(
-            output_stride=self.output_stride,
+        backbone = build_backbone(
+            self.backbone,
+            self.output_stride,
+            self.width,
             frozen=self.frozen_backbone,
             momentum=self.momentum,
             dtype=self.dtype,
             name="backbone",
         )
-        if self.backbone == "xception_65":
-            return Xception65(**shared)
-        if self.backbone == "mobilenet_v2":
-            return MobileNetV2(width=self.width, **shared)
-        raise _unknown_backbone(self.backbone)
+        x, low_level = backbone(x, train)
+        x = self._pyramid(x, train)
+        return self._decode(x, low_level, train)
 
     def _conv(self, features: int, name: str) -> ConvNorm:
         return ConvNorm(

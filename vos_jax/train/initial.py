@@ -15,8 +15,9 @@ from vos_jax.train.checkpoint import import_variables
 def initial_variables(model: VOSModel, init: Mapping[str, str], seed: int) -> dict[str, Any]:
     """Fresh variables of `model`, replaced by what config.init names.
 
-    init.backbone: a folder written by vos_jax.convert for the backbone alone; it must hold every array of the model's
-    backbone. init.model: a folder of the whole system (convert, workdir or step). The optimizer starts fresh.
+    init.backbone: a folder written by vos_jax.convert for the backbone alone; it must hold every
+    array of the model's backbone. init.model: a folder of the whole system (convert, workdir or
+    step). The optimizer starts fresh.
 
     Raises:
       ValueError: arrays that are missing or have another shape, all of them listed.
@@ -48,9 +49,11 @@ def _replaced(
         else:
             ours[path] = np.asarray(source, np.asarray(value).dtype)
     if problems:
-        shown = "\n  ".join(problems[:10]) + (f"\n  and {len(problems) - 10} more" * (len(problems) > 10))
+        shown = "\n  ".join(problems[:10]) + (
+            f"\n  and {len(problems) - 10} more" * (len(problems) > 10)
+        )
         raise ValueError(
-            f"{folder} does not fit the model of this config ({len(problems)} arrays); is config.model the one it was "
-            f"made for?\n  {shown}"
+            f"{folder} does not fit the model of this config ({len(problems)} arrays); is "
+            f"config.model the one it was made for?\n  {shown}"
         )
     return traverse_util.unflatten_dict(ours)

@@ -1,0 +1,244 @@
+"""Speed and memory of the parts of a system, next to the cost that no implementation can avoid.
+
+    python -m vos_jax.benchmark kernels
+
+Every case is compiled first; then all cases run in turn, round after round, so that a busy machine
+slows them all, and the table gives medians. The bare matrix product (the distances' inner products,
+computed and dropped) is measured in the same rounds. Extra memory is what a call needs beside its
+arguments: `temp` as XLA plans it and, with --peak, the growth of the resident set of a fresh
+process that runs only this case (Linux).
+
+A stage is a function of the command's options that returns its cases; STAGES lists them.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vos_jax.ops.convolution import conv_general_dilated
+from vos_jax.ops.matching import global_matching, local_matching
+from vos_jax.ops.resize import resize_bilinear
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a function, its arguments (made when needed), and the row it is compared with."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Callable[[], tuple]
+    baseline: str | None = None
+
+
+@dataclass
+class Measurement:
+    """Seconds to compile, seconds of each round, bytes of extra memory."""
+
+    compile: float
+    rounds: list[float]
+    temp: int
+    peak: int | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+
+def kernel_cases(options: argparse.Namespace) -> list[Case]:
+    """Matching, convolution and resizing at the stride-4 grid of a 480x854 frame."""
+    h, w = options.grid
+    channels, features = 100, 256
+
+    def images(*depths, height=h, width=w):
+        rng = np.random.default_rng(0)
+        shape = (1, height, width)
+        return tuple(jnp.asarray(rng.uniform(0, 0.5, (*shape, d)), jnp.float32) for d in depths)
+
+    def embeddings(num_labels):
+        labels = np.random.default_rng(1).integers(0, num_labels, (1, h, w))
+        return (*images(channels, channels), jnp.asarray(labels, jnp.int32))
+
+    def match_all(query, reference, labels, num_labels):
+        flat = reference.reshape(1, h * w, channels)
+        return global_matching(query, flat, labels.reshape(1, h * w), num_labels)
+
+    product = "matrix product"
+    cases = [Case(product, bare_product, lambda: images(channels, channels))]
+    for n in (1, 3, 10):
+        cases.append(Case(
+            f"global, {n} label{'s' * (n > 1)}", partial(match_all, num_labels=n),
+            partial(embeddings, n), product,
+        ))
+    for n in (3, 10):
+        cases.append(Case(
+            f"local K=15, {n} labels", partial(local_matching, num_labels=n, window=15),
+            partial(embeddings, n), product,
+        ))
+    return cases + _convolution_cases(images, features) + _resize_cases(images, features, h, w)
+
+
+def _convolution_cases(images, features):
+    def with_kernel(size, inputs):
+        kernel = np.random.default_rng(2).normal(size=(size, size, inputs, features))
+        return (*images(features), jnp.asarray(kernel, jnp.float32))
+
+    cases = []
+    for title, size, groups in (("depthwise 7x7", 7, features), ("1x1", 1, 1)):
+        title = f"{title}, {features} channels"
+        library = f"{title}, library"
+        options = dict(
+            window_strides=(1, 1), padding="SAME", dimension_numbers=LAYOUT,
+            feature_group_count=groups,
+        )
+        arguments = partial(with_kernel, size, features // groups)
+        cases += [
+            Case(library, partial(lax.conv_general_dilated, **options), arguments),
+            Case(title, partial(conv_general_dilated, **options), arguments, library),
+        ]
+    return cases
+
+
+def _resize_cases(images, features, h, w):
+    def logits():
+        return (jnp.moveaxis(images(4)[0], -1, 1),)
+
+    half = partial(images, features, height=(h + 1) // 2, width=(w + 1) // 2)
+    quadruple = partial(resize_bilinear, size=(4 * h, 4 * w), axes=(2, 3))
+    return [
+        Case("upsample logits x4", quadruple, logits),
+        Case(f"upsample {features} channels x2", partial(resize_bilinear, size=(h, w)), half),
+    ]
+
+
+def bare_product(query: jax.Array, reference: jax.Array) -> jax.Array:
+    """All inner products of [1, h, w, C] and [1, h, w, C], 1024 references at a time, dropped."""
+    channels = query.shape[-1]
+    x, y = query.reshape(-1, channels), reference.reshape(-1, channels)
+    block = min(1024, y.shape[0])
+
+    def multiply(start):
+        rows = lax.dynamic_slice_in_dim(y, start, block)
+        d = lax.dot_general(rows, x, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST)
+        return lax.optimization_barrier(d)[0, 0]  # else only this element would be computed
+
+    return jnp.sum(lax.map(multiply, jnp.arange(0, y.shape[0], block)))
+
+
+STAGES: dict[str, Callable[[argparse.Namespace], list[Case]]] = {"kernels": kernel_cases}
+
+
+def measure(cases: Sequence[Case], rounds: int) -> dict[str, Measurement]:
+    """Compile every case, then run all of them `rounds` times in turn."""
+    compiled, results = {}, {}
+    for case in cases:
+        arguments = case.arguments()
+        start = time.perf_counter()
+        program = jax.jit(case.function).lower(*arguments).compile()
+        seconds = time.perf_counter() - start
+        memory = program.memory_analysis()
+        temp = int(memory.temp_size_in_bytes) if memory else 0
+        results[case.name] = Measurement(seconds, [], temp)
+        compiled[case.name] = program, arguments
+        jax.block_until_ready(program(*arguments))
+    for _ in range(rounds):
+        for name, (program, arguments) in compiled.items():
+            start = time.perf_counter()
+            jax.block_until_ready(program(*arguments))
+            results[name].rounds.append(time.perf_counter() - start)
+    return results
+
+
+def resident_growth(case: Case) -> int:
+    """Bytes by which running a compiled case raises this process's resident set (Linux)."""
+    arguments = jax.block_until_ready(case.arguments())
+    program = jax.jit(case.function).lower(*arguments).compile()
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forget the peak of the compilation
+    before = _status("VmRSS")
+    jax.block_until_ready(program(*arguments))
+    return max(_status("VmHWM") - before, 0)
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+
+def table(cases: Sequence[Case], results: dict[str, Measurement]) -> str:
+    """The report, one line per case."""
+    rows = [("work", "compile s", "run ms", "ratio", "compared with", "temp MB", "peak MB")]
+    for case in cases:
+        result = results[case.name]
+        other = results.get(case.baseline)
+        rows.append((
+            case.name, f"{result.compile:.2f}", f"{1e3 * result.median:.1f}",
+            f"{result.median / other.median:.2f}" if other else "", case.baseline if other else "",
+            f"{result.temp / 1e6:.1f}",
+            "" if result.peak is None else f"{result.peak / 1e6:.1f}",
+        ))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i in (0, 4) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vos_jax.benchmark", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("stage", choices=sorted(STAGES))
+    parser.add_argument("--grid", type=int, nargs=2, default=(120, 214), metavar=("H", "W"),
+                        help="stride-4 grid (default: that of 480x854)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed runs of every case")
+    parser.add_argument("--only", default="", help="run only cases whose name contains this text")
+    parser.add_argument("--peak", action="store_true",
+                        help="also run each case in a process of its own and report its peak")
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)  # what those processes are asked
+    options = parser.parse_args(arguments)
+    cases = STAGES[options.stage](options)
+    if options.peak_of:
+        print(resident_growth(next(case for case in cases if case.name == options.peak_of)))
+        return
+    cases = [case for case in cases if options.only in case.name]
+    if not cases:
+        parser.error(f"no case of {options.stage} contains {options.only!r}")
+    if options.peak and not sys.platform.startswith("linux"):
+        parser.error("--peak reads /proc and works on Linux only; leave it out")
+    results = measure(cases, options.rounds)
+    if options.peak:
+        for case in cases:
+            results[case.name].peak = _peak_in_subprocess(options, case.name)
+    device = jax.devices()[0]
+    print(f"{device.platform} ({device.device_kind}), jax {jax.__version__}, grid {options.grid[0]}"
+          f"x{options.grid[1]}, float32, median of {options.rounds} rounds")
+    print(table(cases, results))
+
+
+def _peak_in_subprocess(options: argparse.Namespace, name: str) -> int:
+    command = [sys.executable, "-m", "vos_jax.benchmark", options.stage, "--peak-of", name]
+    command += ["--grid", *(str(n) for n in options.grid)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"measuring the peak of {name!r} failed:\n{run.stderr}")
+    return int(run.stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The mathematics: pure functions of arrays, without parameters and without state."""

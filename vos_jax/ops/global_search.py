@@ -1,0 +1,164 @@
+"""Exhaustive search behind `matching.global_matching`: sorted blocks, running minima per label."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from vos_jax.ops.nearest import (
+    ABSENT,
+    first_equal,
+    label_sizes,
+    scores,
+    shares,
+    squared_norm,
+    winner_gradient,
+)
+
+CPU_QUERIES = 2560  # queries of one product: [512, 2560] float32 stays in the L2/L3 cache
+DEVICE_QUERIES = 32768  # an accelerator wants large products: 64 MiB
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def search_global(query, reference, labels, count, num_labels, k, block, precision):
+    """[B, Q, C], [B, P, C], [B, P], [] -> mean of the k smallest distances [B, L, Q]."""
+    return _global_search(
+        query, reference, labels, count, num_labels, k, block, precision, winners=False
+    )[0]
+
+
+@partial(jax.jit, static_argnums=(4, 5, 6, 7))
+def _global_forward(query, reference, labels, count, num_labels, k, block, precision):
+    distances, index = _global_search(
+        query, reference, labels, count, num_labels, k, block, precision, winners=True
+    )
+    return distances, (query, reference, index)
+
+
+def _global_backward(num_labels, k, block, precision, saved, cotangent):
+    query, reference, index = saved
+    dquery, dreference = winner_gradient(query, reference, index, cotangent)
+    return dquery, dreference, None, None
+
+
+search_global.defvjp(_global_forward, _global_backward)
+
+
+def _global_search(query, reference, labels, count, num_labels, k, block, precision, winners):
+    """Distances [B, L, Q] and, if asked for, reference indices [B, L, k, Q] (-1: no such pixel)."""
+    labels = jnp.where(jnp.arange(labels.shape[1]) < count, labels, -1)
+    source, owner, used = _label_blocks(labels, num_labels, block)
+    blocks = jax.vmap(lambda y, i: y[i])(reference, source)  # [B, blocks, S, C]
+    norms = jnp.where(source < 0, ABSENT, squared_norm(blocks))
+
+    def search(query, blocks, norms, owner, used, chunk):
+        return _search_blocks(
+            query, blocks, norms, owner, used, num_labels, k, chunk, precision, winners
+        )
+
+    nearest, slot = lax.platform_dependent(
+        query, blocks, norms, owner, used,
+        cpu=partial(search, chunk=CPU_QUERIES), default=partial(search, chunk=DEVICE_QUERIES),
+    )
+    distances = _mean_of_nearest(nearest) + squared_norm(query)[:, None]
+    distances = jnp.where(nearest[:, :, 0] < ABSENT / 2, distances, ABSENT)
+    if not winners:
+        return distances, None
+    source = source.reshape(source.shape[0], -1)
+    index = jax.vmap(lambda s, i: s[i])(source, jnp.maximum(slot, 0))
+    return distances, jnp.where(nearest < ABSENT / 2, index, -1)
+
+
+def _label_blocks(labels, num_labels, block):
+    """Sort pixels into blocks of one label each.
+
+    labels [B, P] -> source [B, blocks, S]: the pixel of each slot or -1; owner [B, blocks]: the
+    label of each block; used []: the number of blocks that hold pixels, over the whole batch.
+    Pixels keep their order within a label, so the lowest slot is the lowest pixel.
+    """
+    sizes = label_sizes(labels, num_labels)
+    grouped = jnp.where((labels >= 0) & (labels < num_labels), labels, num_labels)
+    order = jnp.argsort(grouped, axis=1, stable=True).astype(jnp.int32)
+    first_pixel = jnp.cumsum(sizes, axis=1) - sizes
+    blocks = -(-sizes // block)
+    last_block = jnp.cumsum(blocks, axis=1)
+    number = np.arange(labels.shape[1] // block + num_labels)
+    owner = jnp.sum(number[:, None] >= last_block[:, None], axis=2)  # L beyond the used blocks
+    owner = jnp.minimum(owner, num_labels - 1)
+
+    def of_owner(per_label):
+        return jnp.take_along_axis(per_label, owner, axis=1)[:, :, None]
+
+    rank = (number - of_owner(last_block - blocks)[:, :, 0])[:, :, None] * block + np.arange(block)
+    valid = rank < of_owner(sizes)
+    place = jnp.where(valid, of_owner(first_pixel) + rank, 0)
+    source = jax.vmap(lambda o, i: o[i])(order, place)
+    return jnp.where(valid, source, -1), owner, jnp.max(last_block[:, -1])
+
+
+def _search_blocks(
+    query, blocks, norms, owner, used, num_labels, k, chunk, precision, winners
+):
+    """The k smallest |y|^2 - 2 x.y of each label, [B, L, k, Q] ascending, and their slots."""
+    batch, queries, channels = query.shape
+    steps = -(-queries // max(chunk // batch, 1))
+    size = -(-queries // steps)
+    query = jnp.pad(query, ((0, 0), (0, steps * size - queries), (0, 0)))
+    chunks = jnp.moveaxis(query.reshape(batch, steps, size, channels), 1, 0)
+
+    def search_chunk(x):
+        def visit(i, best):
+            d = scores(blocks[:, i], norms[:, i, :, None], -2 * x, precision)
+            found = _smallest(d, k, winners)
+            mine = (jnp.arange(num_labels) == owner[:, i, None])[:, :, None, None]
+            if winners:
+                found = found[0], found[1] + i * blocks.shape[2]
+            merged = _merge(best, tuple(f[:, None] for f in found), k)
+            return tuple(jnp.where(mine, new, old) for new, old in zip(merged, best, strict=True))
+
+        shape = (batch, num_labels, k, size)
+        best = (jnp.full(shape, ABSENT, jnp.float32),)
+        if winners:
+            best += (jnp.zeros(shape, jnp.int32),)
+        return lax.fori_loop(0, used, visit, best)
+
+    results = lax.map(search_chunk, chunks)  # each [steps, B, L, k, size]
+    results = [
+        jnp.moveaxis(r, 0, 3).reshape(batch, num_labels, k, steps * size)[..., :queries]
+        for r in results
+    ]
+    return results[0], results[1] if winners else None
+
+
+def _merge(best, found, k):
+    """Merge ascending lists along axis 2; of equal values those of `best` come first."""
+    if k == 1:
+        closer = found[0] < best[0]
+        return tuple(jnp.where(closer, new, old) for new, old in zip(found, best, strict=True))
+    both = tuple(
+        jnp.concatenate([old, jnp.broadcast_to(new, old.shape)], axis=2)
+        for new, old in zip(found, best, strict=True)
+    )
+    both = lax.sort(both, dimension=2, num_keys=1, is_stable=True)
+    return tuple(b[:, :, :k] for b in both)
+
+
+def _smallest(d, k, winners):
+    """The k smallest along axis 1 of [B, S, q], ascending [B, k, q], lowest index first."""
+    if k > 1:
+        values, index = lax.top_k(-jnp.swapaxes(d, 1, 2), k)
+        found = -jnp.swapaxes(values, 1, 2), jnp.swapaxes(index, 1, 2)
+        return found if winners else found[:1]
+    value = jnp.min(d, axis=1, keepdims=True)
+    return (value, first_equal(d, value)) if winners else (value,)
+
+
+def _mean_of_nearest(nearest):
+    """[B, L, k, Q] ascending, ABSENT beyond the pixels there are -> [B, L, Q]."""
+    k = nearest.shape[2]
+    if k == 1:
+        return nearest[:, :, 0]
+    return jnp.sum(jnp.where(nearest < ABSENT / 2, nearest, 0.0) * shares(nearest < ABSENT / 2), 2)

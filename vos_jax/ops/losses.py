@@ -1,0 +1,89 @@
+"""Cross-entropy over the hardest pixels, the training loss of FEELVOS.
+
+Released code of FEELVOS (Voigtlaender et al., CVPR 2019), where the share of pixels that count
+falls linearly from all to 15 % over the first 100 000 steps ("bootstrapping", Wu et al., 2016).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EXCLUDED = -1e30  # logit of a slot that takes no part in the softmax; finite, so gradients are 0
+
+
+def bootstrapped_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    step: jax.Array,
+    fraction: float = 0.15,
+    mining_steps: int = 100_000,
+    valid: jax.Array | None = None,
+) -> jax.Array:
+    """Mean softmax cross-entropy of the hardest pixels of each video.
+
+    The k hardest pixels are looked at, k = int((r * fraction + 1 - r) * H * W) with
+    r = min(1, step / mining_steps), ties in favour of the lower pixel index; ignored pixels have
+    loss 0 and are left out of the mean. `step` is traced: one compilation for the whole schedule.
+
+    Args:
+        logits: [B, N + 1, H, W] float, at the size of the labels.
+        labels: [B, H, W] int; 255, and every value without a valid channel, is ignored.
+        step: [] int, the training step.
+        fraction: share of pixels looked at from `mining_steps` on, static.
+        mining_steps: static; 0 looks at `fraction` from the start.
+        valid: [B, N + 1] bool, channels that take part; None: all.
+
+    Returns:
+        [B] float32, 0 where no pixel counts.
+    """
+    if logits.ndim != 4 or labels.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(
+            f"bootstrapped_cross_entropy: expected logits [B, N+1, H, W] and labels [B, H, W], "
+            f"found {logits.shape} and {labels.shape}; upsample the logits to the label size"
+        )
+    if not 0 <= fraction <= 1 or mining_steps < 0:
+        raise ValueError(
+            f"bootstrapped_cross_entropy: fraction must be in 0..1 and mining_steps >= 0, found "
+            f"{fraction} and {mining_steps}"
+        )
+    pixels = logits.shape[2] * logits.shape[3]
+    losses, counted = _pixel_losses(logits.astype(jnp.float32), labels, valid)
+    schedule = jnp.asarray(_hard_pixels(pixels, fraction, mining_steps))
+    k = schedule[jnp.clip(step, 0, mining_steps)]
+    selected = _largest(jax.lax.stop_gradient(losses), k) & counted
+    total = jnp.sum(jnp.where(selected, losses, 0.0), axis=1)
+    return total / jnp.maximum(jnp.sum(selected, axis=1), 1)
+
+
+def _pixel_losses(logits, labels, valid):
+    """Loss [B, H W], 0 where ignored, and whether a pixel counts."""
+    channels = jnp.arange(logits.shape[1])[:, None, None]
+    target = labels[:, None].astype(jnp.int32) == channels  # [B, N + 1, H, W]
+    if valid is not None:
+        target &= valid[:, :, None, None]
+        logits = jnp.where(valid[:, :, None, None], logits, EXCLUDED)
+    counted = jnp.any(target, axis=1)
+    loss = jax.nn.logsumexp(logits, axis=1) - jnp.sum(jnp.where(target, logits, 0.0), axis=1)
+    loss = jnp.where(counted, loss, 0.0)
+    return loss.reshape(loss.shape[0], -1), counted.reshape(loss.shape[0], -1)
+
+
+def _hard_pixels(pixels, fraction, mining_steps):
+    """k at every step 0..mining_steps, int32.
+
+    A table, because truncation needs the float64 of the formula and the device has float32.
+    """
+    steps = np.arange(mining_steps + 1, dtype=np.float64)
+    ratio = steps / mining_steps if mining_steps else np.ones(1)
+    return ((ratio * fraction + (1.0 - ratio)) * pixels).astype(np.int32)
+
+
+def _largest(values, k):
+    """Mask of the k largest along axis 1 of [B, P], ties in favour of the lower index, k traced."""
+    # The k-th largest value is a threshold; among equals the first ones fill up the k places.
+    descending = -jnp.sort(-values, axis=1)
+    threshold = jnp.take(descending, jnp.maximum(k - 1, 0), axis=1)[:, None]
+    above = values > threshold
+    equal = values == threshold
+    places = k - jnp.sum(above, axis=1, keepdims=True)
+    return above | (equal & (jnp.cumsum(equal, axis=1) <= places))
