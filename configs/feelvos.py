@@ -67,6 +67,7 @@ def _paper() -> ConfigDict:
                 "output_stride": 8,  # release: eval.sh tests at 8 ...
                 "features": 256,  # release: ASPP, decoder and head
                 "embedding_dim": 100,  # paper sec. 4
+                "embedding_init": "release",
                 "window": 15,  # paper sec. 4: k = 15 (a half size)
                 "k_nearest": 1,  # release
                 "samples": 1024,  # paper sec. 3.5
@@ -178,6 +179,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
             "output_stride": 16,
             "features": 128,
             "embedding_dim": 64,
+            "embedding_init": "identity",
             "window": 12,
             "short_side": 240,
             "frozen": False,
@@ -193,9 +195,19 @@ def _shrink_to_small(config: ConfigDict) -> None:
         }
     )
     del config.data.train["youtube_vos"]
-    config.train.update({"steps": 4_000, "batch": 2, "model": {"output_stride": 16}})
-    config.optim.update({"name": "adam", "learning_rate": 3e-4, "clip": "global"})
-    config.loss.update({"mining_steps": 2_000, "scale": 1.0})
+    config.data.clip.max_gap = 3
+    config.train.update({"steps": 3_000, "batch": 2, "model": {"output_stride": 16}})
+    config.optim.update(
+        {
+            "name": "adam",
+            "learning_rate": 1e-3,
+            "rate_multipliers": ((r"^deeplab/backbone/", 0.1),),
+            # the first layers stay as ImageNet left them: no gradient is computed for them
+            "freeze": (r"^deeplab/backbone/features_[0-6]/",),
+            "clip": "global",
+        }
+    )
+    config.loss.update({"mining_steps": 3_000, "scale": 1.0})
     config.eval.every = 1_000
     config.train.save_steps = 200
     config.log.every = 20
@@ -210,6 +222,7 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "width": 0.25,
             "features": 32,
             "embedding_dim": 16,
+            "embedding_init": "identity",
             "window": 6,
             "frozen_backbone": False,
             "frozen": False,
@@ -226,9 +239,10 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     )
     config.data.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
     config.data.eval = ConfigDict({"synthetic": {"kind": "synthetic", "split": "test"}})
-    config.train.update({"steps": 600, "batch": 8, "model": {"output_stride": 16}})
-    config.optim.update({"name": "adam", "learning_rate": 2e-3, "clip": "global"})
-    config.loss.update({"mining_steps": 300, "scale": 1.0})
+    config.data.clip.max_gap = 4
+    config.train.update({"steps": 800, "batch": 8, "model": {"output_stride": 16}})
+    config.optim.update({"name": "adam", "learning_rate": 3e-3, "clip": "global"})
+    config.loss.update({"mining_steps": 800, "scale": 1.0})
     config.eval.every = 0
     config.train.save_steps = 200
     config.log.every = 20

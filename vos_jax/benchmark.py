@@ -1,6 +1,7 @@
 """Speed and memory of the parts of a system, next to the cost that no implementation can avoid.
 
     python -m vos_jax.benchmark kernels
+    python -m vos_jax.benchmark feelvos
 
 Every case is compiled first; then all cases run in turn, round after round, so that a busy machine
 slows them all, and the table gives medians. The bare matrix product (the distances' inner products,
@@ -18,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -26,6 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vos_jax.inference.rollout import advance
+from vos_jax.models import init_variables
+from vos_jax.models.feelvos import FEELVOS
+from vos_jax.models.protocol import one_hot
 from vos_jax.ops.convolution import conv_general_dilated
 from vos_jax.ops.matching import global_matching, local_matching
 from vos_jax.ops.resize import resize_bilinear
@@ -123,6 +128,44 @@ def _resize_cases(images, features, h, w):
     ]
 
 
+def feelvos_cases(options: argparse.Namespace) -> list[Case]:
+    """The stages of one frame of the full-size network with fresh weights, and the whole frame."""
+    size, model = tuple(options.frame), FEELVOS()
+
+    @cache
+    def inputs():
+        frames = np.random.default_rng(0).integers(0, 256, (1, *size, 3)).astype(np.uint8)
+        labels = np.random.default_rng(1).integers(0, options.objects + 1, (1, *size))
+        return init_variables(model, jax.random.key(0)), frames, one_hot(labels, options.objects)
+
+    def encode(variables, frames):
+        return model.apply(variables, frames, method=model.encode)
+
+    def start(variables, features, masks):
+        valid = jnp.ones((1, options.objects), bool)
+        return model.apply(variables, features, masks, valid, method=model.start)
+
+    def segment(variables, memory, features):
+        return model.apply(variables, memory, features, method=model.segment)
+
+    def frame(variables, memory, frames):
+        features = encode(variables, frames)
+        return model.apply(variables, memory, features, size, method=advance)
+
+    @cache
+    def matched():
+        variables, frames, masks = inputs()
+        features = jax.jit(encode)(variables, frames)
+        return variables, jax.jit(start)(variables, features, masks), features
+
+    whole = "whole frame"
+    return [
+        Case(whole, frame, lambda: (*matched()[:2], inputs()[1])),
+        Case("encode", encode, lambda: inputs()[:2], whole),
+        Case("match and segment", segment, matched, whole),
+    ]
+
+
 def bare_product(query: jax.Array, reference: jax.Array) -> jax.Array:
     """All inner products of [1, h, w, C] and [1, h, w, C], 1024 references at a time, dropped."""
     channels = query.shape[-1]
@@ -137,7 +180,10 @@ def bare_product(query: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.sum(lax.map(multiply, jnp.arange(0, y.shape[0], block)))
 
 
-STAGES: dict[str, Callable[[argparse.Namespace], list[Case]]] = {"kernels": kernel_cases}
+STAGES: dict[str, Callable[[argparse.Namespace], list[Case]]] = {
+    "kernels": kernel_cases,
+    "feelvos": feelvos_cases,
+}
 
 
 def measure(cases: Sequence[Case], rounds: int) -> dict[str, Measurement]:
@@ -205,7 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("stage", choices=sorted(STAGES))
     parser.add_argument("--grid", type=int, nargs=2, default=(120, 214), metavar=("H", "W"),
-                        help="stride-4 grid (default: that of 480x854)")
+                        help="kernels: stride-4 grid (default: that of 480x854)")
+    parser.add_argument("--frame", type=int, nargs=2, default=(480, 854), metavar=("H", "W"),
+                        help="systems: size of the frame")
+    parser.add_argument("--objects", type=int, default=2, help="systems: number of objects")
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of every case")
     parser.add_argument("--only", default="", help="run only cases whose name contains this text")
     parser.add_argument("--peak", action="store_true",
@@ -226,14 +275,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for case in cases:
             results[case.name].peak = _peak_in_subprocess(options, case.name)
     device = jax.devices()[0]
-    print(f"{device.platform} ({device.device_kind}), jax {jax.__version__}, grid {options.grid[0]}"
-          f"x{options.grid[1]}, float32, median of {options.rounds} rounds")
+    print(f"{device.platform} ({device.device_kind}), jax {jax.__version__}, float32, "
+          f"{_shapes(options)}, median of {options.rounds} rounds")
     print(table(cases, results))
+
+
+def _shapes(options: argparse.Namespace) -> str:
+    if options.stage == "kernels":
+        return f"grid {options.grid[0]}x{options.grid[1]}"
+    return f"frame {options.frame[0]}x{options.frame[1]}, {options.objects} objects and background"
 
 
 def _peak_in_subprocess(options: argparse.Namespace, name: str) -> int:
     command = [sys.executable, "-m", "vos_jax.benchmark", options.stage, "--peak-of", name]
-    command += ["--grid", *(str(n) for n in options.grid)]
+    command += ["--grid", *map(str, options.grid), "--frame", *map(str, options.frame)]
+    command += ["--objects", str(options.objects)]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError(f"measuring the peak of {name!r} failed:\n{run.stderr}")

@@ -191,3 +191,32 @@ def test_pairs_are_neighbours_among_the_annotated_frames():
         reference_and_pair(video, 3, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"clip\.frames is 4"):
         reference_and_pair(video, 4, np.random.default_rng(0))
+
+
+def test_short_side_sets_the_scale_at_which_crops_are_taken():
+    frames = np.zeros((1, 96, 160, 3), np.uint8)
+    frames[:, :, 80:] = 200
+    masks = (frames[..., 0] > 0).astype(np.uint8)
+    out, labels = augment(
+        frames,
+        masks,
+        np.random.default_rng(0),
+        crop=(48, 80),
+        scale=(1.0, 1.0),
+        flip=0.0,
+        groups=((0,),),
+        short_side=48,
+    )
+    assert labels.max() == 1  # nothing was padded: the whole frame fits at half size
+    np.testing.assert_array_equal(labels[0, :, :40], 0)
+    np.testing.assert_array_equal(labels[0, :, 41:], 1)
+    assert out[0, :, :39].max() == 0 and out[0, :, 41:].min() == 200
+
+
+def test_the_gap_of_the_pair_is_drawn_up_to_max_gap():
+    video = synthetic_videos("train", 1)[0]
+    rng = np.random.default_rng(0)
+    gaps = {b - a for _, a, b in (reference_and_pair(video, 3, rng, max_gap=3) for _ in range(60))}
+    assert gaps == {1, 2, 3}
+    ends = {b for _, _, b in (reference_and_pair(video, 3, rng, max_gap=99) for _ in range(300))}
+    assert max(ends) == len(video) - 2

@@ -91,6 +91,7 @@ class FEELVOS(VOSModel):
     dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
     features: int = 256  # channels of decoder and head
     embedding_dim: int = 100
+    embedding_init: str = "release"  # or "identity", see identity_embedding
     window: int = 15  # half size of the local search window, in stride-4 pixels
     k_nearest: int = 1
     samples: int = 1024  # reference pixels per label in training
@@ -101,11 +102,12 @@ class FEELVOS(VOSModel):
     previous_mask: str = "hard"  # "hard" (released code) or "soft" (paper)
 
     def setup(self):
-        if self.previous_mask not in ("hard", "soft"):
-            raise ValueError(
-                "config.model.previous_mask: expected 'hard' or 'soft', found "
-                f"{self.previous_mask!r}"
-            )
+        choices = {"previous_mask": ("hard", "soft"), "embedding_init": tuple(EMBEDDING_INIT)}
+        for field, known in choices.items():
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"config.model.{field}: expected one of {known}, found {getattr(self, field)!r}"
+                )
         self.deeplab = DeepLabV3Plus(
             backbone=self.backbone,
             output_stride=self.output_stride,
@@ -121,8 +123,8 @@ class FEELVOS(VOSModel):
             self.features,
             self.embedding_dim,
             3,
-            depthwise_init=near_identity,
-            pointwise_init=near_identity,
+            depthwise_init=EMBEDDING_INIT[self.embedding_init],
+            pointwise_init=EMBEDDING_INIT[self.embedding_init],
         )
         self.head = Head(self.features, self.cues)
 
@@ -357,15 +359,28 @@ class Affine(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros_init(), self.shape[-1:])
 
 
-def near_identity(rng: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-    """Identity in the central tap plus truncated normal noise of 0.03: the release's start for the
-    embedding.
+def release_embedding(rng: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
+    """Identity in the central tap plus truncated normal noise of 0.03, the release's start.
 
     On a depthwise kernel [kh, kw, 1, C] the release's identity reaches channel 0 alone (its last
-    axis has length 1 there), and so it does here.
+    axis has length 1 there), and so it does here: embeddings start near zero.
     """
     noise = nn.initializers.truncated_normal(0.03)(rng, shape, dtype)
     return noise.at[shape[0] // 2, shape[1] // 2].add(jnp.eye(*shape[2:], dtype=dtype))
+
+
+def identity_embedding(rng: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32):
+    """Half the identity for every channel plus noise: embeddings start as mixed features.
+
+    Their distances tell pixels apart from the first step on, which short runs need.
+    """
+    depthwise = shape[2] == 1
+    noise = nn.initializers.truncated_normal(0.03 if depthwise else 0.1)(rng, shape, dtype)
+    identity = 0.5 if depthwise else 0.5 * jnp.eye(*shape[2:], dtype=dtype)
+    return noise.at[shape[0] // 2, shape[1] // 2].add(identity)
+
+
+EMBEDDING_INIT = {"release": release_embedding, "identity": identity_embedding}
 
 
 def _conv(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Array:

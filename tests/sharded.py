@@ -1,0 +1,91 @@
+"""One training step of a tiny FEELVOS on any mesh; test_invariants runs this file on 8 devices.
+
+Arguments: a folder with the initial variables, and a file for the arrays of each mesh after the
+step. Most of the backbone is frozen, which spares compiling its gradient.
+"""
+
+import sys
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tests.shrunk import get_config
+from vos_jax.data.pipeline import Examples
+from vos_jax.data.sources import open_sources
+from vos_jax.models import build_model
+from vos_jax.train.checkpoint import import_variables
+from vos_jax.train.objective import make_objective
+from vos_jax.train.optim import build_optimizer
+from vos_jax.train.partition import build_mesh, place, shard_batch, state_sharding
+from vos_jax.train.state import TrainState
+from vos_jax.train.step import make_train_step
+
+ROWS = 8
+MESHES = {"data": (8, 1), "fsdp": (1, 8)}
+
+
+def sgd_config() -> ConfigDict:
+    """Plain momentum, whose buffer is the gradient after the first step."""
+    config = get_config()
+    config.optim.update({"name": "sgd", "clip": "none", "learning_rate": 1e-2})
+    config.optim.freeze = (r"backbone/features_(\d|1[0-6])/",)
+    return config
+
+
+def batch_of(config: ConfigDict, rows: int) -> dict[str, np.ndarray]:
+    """The first training examples of the config's sources."""
+    data = config.data
+    examples = Examples(
+        open_sources(data, "train"),
+        frames=data.clip.frames,
+        crop=data.crop,
+        max_objects=data.max_objects,
+        seed=config.seed,
+    )
+    chosen = [examples.example(i) for i in range(rows)]
+    return {key: np.stack([e[key] for e in chosen]) for key in ("frames", "masks", "valid")}
+
+
+def build(config: ConfigDict, variables: dict, data: int, fsdp: int):
+    """(state placed on a mesh, train step, mesh)."""
+    model = build_model(config.model)
+    tx, schedule = build_optimizer(config.optim, variables["params"])
+    config.mesh.update({"data": data, "fsdp": fsdp})
+    mesh = build_mesh(config.mesh)
+    state = TrainState.create(variables, tx, config.seed)
+    sharding = state_sharding(state, mesh, min_size=16)
+    step = make_train_step(
+        make_objective(model, config.train, config.loss),
+        tx,
+        mesh,
+        sharding,
+        schedule=schedule,
+        freeze=config.optim.freeze,
+    )
+    return place(state, sharding), step, mesh
+
+
+def after_one_step(variables: dict, data: int, fsdp: int) -> dict[str, np.ndarray]:
+    """Every array of the state and the losses after one step: path -> array.
+
+    With the key "split": how many arrays of the state lie in parts on the devices.
+    """
+    config = sgd_config()
+    state, step, mesh = build(config, variables, data, fsdp)
+    state, metrics = step(state, shard_batch(batch_of(config, ROWS), mesh))
+    tree = {"state": state, "losses": metrics["losses"]}
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    arrays = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in named}
+    arrays["split"] = np.sum([not leaf.is_fully_replicated for _, leaf in named])
+    return arrays
+
+
+def main(folder: str, out: str) -> None:
+    variables, _ = import_variables(folder)
+    for name, (data, fsdp) in MESHES.items():
+        np.savez(f"{out}_{name}.npz", **after_one_step(variables, data, fsdp))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
