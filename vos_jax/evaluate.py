@@ -193,6 +193,11 @@ def _score_video(
         frame = video.frame(t)
         given, scored = np.asarray(video.given[t]), np.asarray(video.scored[t])
         truth = video.mask(t) if given.any() or scored.any() else None
+        if truth is not None and truth.shape != frame.shape[:2]:
+            raise ValueError(
+                f"{video.mask_files[t]}: expected a mask of the frame's size {frame.shape[:2]}, "
+                f"found {truth.shape}; use masks and frames of one resolution"
+            )
         masks = None if truth is None else given_labels(truth, video.ids, given)
         columns = np.flatnonzero(scored)
         for name, stepper in steppers.items():

@@ -25,6 +25,7 @@ from vos_jax.data.sources import evaluation_videos, open_sources
 from vos_jax.evaluate import MODEL, evaluate
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.metrics.floors import given_labels
+from vos_jax.metrics.tables import METRICS
 from vos_jax.models import build_model
 from vos_jax.train.checkpoint import (
     Checkpoints,
@@ -38,7 +39,14 @@ from vos_jax.train.loop import NonFiniteLoss, train
 from vos_jax.train.manifest import build_manifest
 from vos_jax.train.objective import make_objective
 from vos_jax.train.optim import build_optimizer
-from vos_jax.train.partition import build_mesh, initialize_distributed, place, state_sharding
+from vos_jax.train.partition import (
+    broadcast,
+    build_mesh,
+    fetch,
+    initialize_distributed,
+    place,
+    state_sharding,
+)
 from vos_jax.train.state import TrainState
 from vos_jax.train.step import make_train_step
 
@@ -47,11 +55,10 @@ MODES = ("train_and_eval", "train", "eval")
 
 
 def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> dict[str, float]:
-    """Train to config.train.steps, resuming if the workdir has a checkpoint; returns the last
-    scores.
+    """Train to config.train.steps, from the workdir's checkpoint if it has one; the last scores.
 
-    evaluated: score every config.eval.every steps and at the end, where the floors, masks and
-    overlays are written too (workdir/results/step_<n>).
+    evaluated: score every config.eval.every steps and at the end into workdir/results/step_<n>;
+    masks and overlays come with the last step.
     """
     prepare_workdir(workdir, config, build_manifest(config))
     mesh = build_mesh(config.mesh)
@@ -134,12 +141,19 @@ def _training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, 
 
 
 def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:
-    """What the train loop calls: floors, masks and overlays only come with the last step."""
+    """What the train loop calls; masks and overlays only come with the last step.
+
+    Of several processes the first one evaluates, and all get its scores.
+    """
 
     def score(variables, step):
-        out_dir = epath.Path(workdir) / "results" / f"step_{step}"
-        final = step == config.train.steps
-        return _evaluate(config, variables, out_dir, final=final, overwrite=True)
+        variables = fetch(variables)
+        scores = dict.fromkeys(METRICS, 0.0)
+        if jax.process_index() == 0:
+            out_dir = epath.Path(workdir) / "results" / f"step_{step}"
+            final = step == config.train.steps
+            scores = _evaluate(config, variables, out_dir, final=final, overwrite=True)
+        return broadcast(scores)
 
     return score
 
@@ -147,14 +161,14 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
 def _evaluate(
     config: ConfigDict, variables: dict, out_dir: epath.PathLike, final: bool, overwrite: bool
 ) -> dict[str, float]:
-    floors = list(config.eval.floors) if final else []
+    floors = list(config.eval.floors)
     predictors = {}
     if PROPAGATION in floors:
         floors.remove(PROPAGATION)
         predictors[PROPAGATION] = _propagation(config)
     results = evaluate(
         build_model(config.model),
-        jax.device_put(jax.device_get(variables)),
+        jax.device_put(variables),
         evaluation_videos(open_sources(config.data, "eval")),
         out_dir=out_dir,
         floors=floors,

@@ -10,6 +10,7 @@ import signal
 import sys
 
 import jax
+import numpy as np
 
 
 def main(process: int, port: str, workdir: str, case: str) -> None:
@@ -18,6 +19,7 @@ def main(process: int, port: str, workdir: str, case: str) -> None:
     )
     from tests.train.toy import batches_of, run, toy_config
     from vos_jax.train.checkpoint import prepare_workdir
+    from vos_jax.train.partition import broadcast, fetch
 
     config = toy_config(save_steps=3 if case == "nan" else 0)
     config.mesh.update({"data": 1, "fsdp": 2})
@@ -31,8 +33,13 @@ def main(process: int, port: str, workdir: str, case: str) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield {key: rows[2 * process : 2 * process + 2] for key, rows in batch.items()}
 
+    def evaluate(variables, step):
+        whole = fetch(variables)  # split over the processes by fsdp
+        assert jax.tree.map(np.shape, whole) == jax.tree.map(np.shape, variables)
+        return broadcast({"J&F": 0.5 + process})
+
     prepare_workdir(workdir, config, {})
-    run(config, workdir, batches, evaluate=lambda variables, step: {"J&F": 0.5})
+    run(config, workdir, batches, evaluate=evaluate)
 
 
 if __name__ == "__main__":

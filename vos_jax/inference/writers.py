@@ -6,6 +6,7 @@ there unless told, and keeps what came before an interruption. Paths may be remo
 K objects in ascending id order; channel 0 of probabilities is the background.
 """
 
+import abc
 import io
 import os
 import tempfile
@@ -39,14 +40,14 @@ class FrameResult:
     probabilities: Callable[[], np.ndarray] | None = None
 
 
-class Writer:
+class Writer(abc.ABC):
     """Base of the writers: a context manager that closes itself."""
 
+    @abc.abstractmethod
     def write(self, result: FrameResult) -> None:
         """Take the next frame."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most writers have nothing to finish
         """Finish the output; nothing can be written afterwards."""
 
     def __enter__(self):

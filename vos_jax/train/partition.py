@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
@@ -112,6 +113,22 @@ def place(tree: Any, sharding: Any) -> Any:
         return jax.make_array_from_callback(host.shape, target, lambda i: np.array(host[i]))
 
     return jax.tree.map(put, tree, sharding)
+
+
+def fetch(tree: Any) -> Any:
+    """Whole host copies of global arrays, on every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def broadcast(scores: dict[str, float]) -> dict[str, float]:
+    """The first process's values, on every process; the names must agree."""
+    if jax.process_count() == 1:
+        return scores
+    values = np.array(list(scores.values()), np.float64)
+    values = multihost_utils.broadcast_one_to_all(values)
+    return {name: float(value) for name, value in zip(scores, values, strict=True)}
 
 
 def shard_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
