@@ -23,7 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vos_jax.command_line import new_flags, parse_flags
-from vos_jax.models import build_model, init_variables
+from vos_jax.models import build_model, variable_shapes
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.xception import Xception65
 from vos_jax.official import feelvos, mobilenet_v2, xception
@@ -61,8 +61,7 @@ def convert(
                 f"--model {name}: the config describes {config.model.name!r}; "
                 f"give a config of {name}"
             )
-        model = build_model(config.model)
-        target = jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
+        target = variable_shapes(build_model(config.model))
     try:
         imported = importer(read_arrays(source), target)
     except ValueError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures import GOLDEN, fixture, golden_parameters, load_spec
-from vos_jax.models import build_model, init_variables
+from vos_jax.models import build_model, variable_shapes
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.xception import Xception65
 from vos_jax.official import feelvos, mobilenet_v2, xception
@@ -17,7 +17,7 @@ from vos_jax.official.checkpoint_files import read_arrays
 
 def _target(**fields):
     model = build_model({"name": "feelvos", **fields})
-    return jax.eval_shape(lambda rng: init_variables(model, rng), jax.random.key(0))
+    return variable_shapes(model)
 
 
 def _backbone_target(module):

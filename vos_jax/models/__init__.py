@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,17 +37,23 @@ def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
     return MODELS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
-def init_variables(
-    model: VOSModel, rng: jax.Array, size: tuple[int, int] = (65, 65)
-) -> dict[str, Any]:
-    """Fresh variables {"params", "batch_stats"} of a model; they do not depend on `size`."""
-
-    frame = model.preprocess(np.zeros((*size, 3), np.uint8))
-
-    def init(rng):
-        masks = one_hot(jnp.zeros((1, *size), jnp.int32), 1)
-        return model.init(rng, jnp.stack([frame, frame])[:, None], masks, jnp.ones((1, 1), bool))
-
+def init_variables(model: VOSModel, rng: jax.Array) -> dict[str, Any]:
+    """Fresh variables {"params", "batch_stats"} of a model."""
     # It runs once, so compile time is what counts: unoptimised code halves it on CPU.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return dict(jax.jit(init, compiler_options=options)(rng))
+    return dict(jax.jit(_init(model), compiler_options=options)(rng))
+
+
+def variable_shapes(model: VOSModel) -> dict[str, Any]:
+    """`init_variables` as jax.ShapeDtypeStruct leaves, without computing anything."""
+    return dict(jax.eval_shape(_init(model), jax.random.key(0)))
+
+
+def _init(model: VOSModel) -> Callable[[jax.Array], dict[str, Any]]:
+    frame = model.preprocess(np.zeros((65, 65, 3), np.uint8))  # no variable depends on the size
+
+    def init(rng):
+        masks = one_hot(jnp.zeros((1, 65, 65), jnp.int32), 1)
+        return model.init(rng, jnp.stack([frame, frame])[:, None], masks, jnp.ones((1, 1), bool))
+
+    return init

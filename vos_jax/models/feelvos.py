@@ -71,11 +71,10 @@ class Prediction:
 
 
 class FEELVOS(VOSModel):
-    """The network. Fields are the released configuration; the four cues are the switches of the
-    ablation table.
+    """The network. Fields are the released configuration; the cues are the ablation's switches.
 
-    output_stride 8 doubles the atrous rates and shares its weights with 16: the release trains at
-      16 and tests at 8.
+    output_stride 8 doubles the atrous rates and shares its weights with 16: the release trains
+    at 16 and tests at 8.
     """
 
     backbone_scope = ("deeplab", "backbone")
@@ -163,8 +162,7 @@ class FEELVOS(VOSModel):
         train: bool = False,
     ) -> Memory:
         """Memory of the first frame; an object without a pixel at stride 4 is lost (release)."""
-        labels, masks = self._at_stride_4(features, masks)
-        labels = jnp.where(_takes_part(labels, valid), labels, -1)
+        labels, masks = self._at_stride_4(features, masks, valid)
         if train:
             rng = self.make_rng("sample")
             pixels, pixel_labels = sample_references(
@@ -222,15 +220,16 @@ class FEELVOS(VOSModel):
         self, memory: Memory, features: Features, prediction: Prediction | None, masks: jax.Array
     ) -> Memory:
         """The frame becomes the previous frame, its masks [B, N+1, H, W] brought to stride 4."""
-        _, masks = self._at_stride_4(features, masks)
+        everything = jnp.ones((masks.shape[0], masks.shape[1] - 1), bool)
+        _, masks = self._at_stride_4(features, masks, everything)
         return memory.replace(previous=features.embedding, previous_masks=masks)
 
     def introduce(
         self, memory: Memory, features: Features, masks: jax.Array, new: jax.Array
     ) -> Memory:
         """Add the pixels of the objects in `new` bool [B, N] to the reference pixels."""
-        labels, _ = self._at_stride_4(features, masks)
-        labels = jnp.where((labels > 0) & _takes_part(labels, new), labels, -1)
+        labels, _ = self._at_stride_4(features, masks, new)
+        labels = jnp.where(labels > 0, labels, -1)
         at = (jnp.int32(0), memory.count)
         size = labels.shape[1] * labels.shape[2]
         return memory.replace(
@@ -281,9 +280,16 @@ class FEELVOS(VOSModel):
         logits = resize_bilinear(prediction.logits, size, axes=(2, 3))
         return jnp.where(prediction.present[..., None, None], logits, -jnp.inf)
 
-    def _at_stride_4(self, features: Features, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Labels int32 [B, h, w] (void -1) and masks [B, N+1, h, w]: nearest neighbours."""
+    def _at_stride_4(
+        self, features: Features, masks: jax.Array, objects: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Labels int32 [B, h, w] and masks [B, N+1, h, w] by nearest neighbour.
+
+        Pixels of objects that `objects` bool [B, N] leaves out become void, label -1.
+        """
         masks = resize_nearest(masks, features.embedding.shape[1:3], axes=(2, 3))
+        labels_kept = jnp.pad(objects, ((0, 0), (1, 0)), constant_values=True)
+        masks = masks * labels_kept[:, :, None, None]
         return _labels(masks), masks
 
 
@@ -401,14 +407,6 @@ def _flatten(x: jax.Array) -> jax.Array:
 def _labels(masks: jax.Array) -> jax.Array:
     """Label of the largest channel, int32 [B, h, w]; -1 where all channels are zero (void)."""
     return jnp.where(masks.sum(axis=1) > 0, jnp.argmax(masks, axis=1).astype(jnp.int32), -1)
-
-
-def _takes_part(labels: jax.Array, objects: jax.Array) -> jax.Array:
-    """Where the label is background or one of the marked objects [B, N], bool [B, h, w]."""
-    marked = jnp.pad(objects, ((0, 0), (1, 0)), constant_values=True)
-    return jax.vmap(lambda marked, labels: marked[labels])(marked, jnp.maximum(labels, 0)) & (
-        labels >= 0
-    )
 
 
 def _present(labels: jax.Array, num_labels: int) -> jax.Array:
