@@ -105,7 +105,7 @@ def evaluate(
     suffix = f".{overlay_format}" if overlay else None
 
     scores: dict[str, list[ObjectScores]] = {name: [] for name in methods}
-    with tqdm(videos, desc="evaluate", unit="clip", disable=quiet) as progress:
+    with tqdm(videos, desc="evaluate", unit="clip", disable=quiet or None) as progress:
         for video in progress:
             progress.set_postfix_str(video.name)
             with ExitStack() as stack:

@@ -218,7 +218,7 @@ def run(args: flags.FlagValues) -> list[int]:
     model, variables = load(args.checkpoint, args.config)
     with ExitStack() as stack:
         writers = [stack.enter_context(w) for w in _writers(args, frames, masks)]
-        progress = tqdm(frames, total=frames.length, desc="segment", unit="frame")
+        progress = tqdm(frames, total=frames.length, desc="segment", unit="frame", disable=None)
         return segment(model, variables, progress, masks, writers)
 
 
