@@ -1,18 +1,18 @@
 """FEELVOS (CVPR 2019): embeddings matched to the first and the previous frame.
 
-  python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR
+    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR
 
 Presets:
-  quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores, no
-  data needed small         MobileNetV2 at 240p on folders in the DAVIS layout, for one modest
-  device paper         the released run: Xception-65, DAVIS-2017 + YouTube-VOS, 465x465 crops, 200
-  000 steps paper_davis   the same on DAVIS-2017 alone ablation_1..6 the rows of the paper's
-  ablation table (DAVIS-2017 alone, different cues)
+    quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores
+    small         MobileNetV2 at 240p on folders in the DAVIS layout, for one modest device
+    paper         the released run: Xception-65, DAVIS-2017 + YouTube-VOS, 465x465 crops
+    paper_davis   the same on DAVIS-2017 alone
+    ablation_1..6 the rows of the paper's ablation table (DAVIS-2017 alone, different cues)
 
 Sources of the numbers: "release" = tensorflow/models research/feelvos (train.sh, eval.sh and the
-code they call); "paper" = arXiv 1902.09513. The paper reports J&F 71.5 on DAVIS-2017 val for
-`paper` and 69.1 for `paper_davis`; neither has been trained here. Imported release checkpoints run
-under `paper` with no further flags.
+code they call); "paper" = arXiv 1902.09513, which reports J&F 71.5 on DAVIS-2017 val for `paper`
+and 69.1 for `paper_davis`; neither has been trained here. Imported release checkpoints run under
+`paper` with no further flags; no official file was at hand to verify that.
 """
 
 from ml_collections import ConfigDict
@@ -37,7 +37,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
             f"configs/feelvos.py: no preset {preset!r}; there are {', '.join(PRESETS)}"
         )
     config = _paper()
-    config.optim.steps = config.train.get_ref("steps")  # the schedule ends with the run
+    config.optim.steps = config.train.get_ref("steps") + 0  # ends with the run unless set apart
     if preset == "paper_davis" or preset in ABLATION:
         del config.data.train["youtube_vos"]
     if preset in ABLATION:

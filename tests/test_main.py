@@ -1,6 +1,7 @@
 """From the command line to checkpoints, scores and label maps, on embedded clips."""
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -11,15 +12,23 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from tests.shrunk import get_config, lively
+from tests.shrunk import get_config, lively, quick_compilation
 from vos_jax import main as command
 from vos_jax import segment
 from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.data.synthetic import render
 from vos_jax.models import build_model, init_variables
-from vos_jax.train.checkpoint import export_variables
+from vos_jax.train.checkpoint import export_variables, import_variables
 
-CONFIG = f"--config={Path(__file__).parent / 'shrunk.py'}"
+ROOT = Path(__file__).parents[1]
+CONFIG = f"--config={ROOT / 'tests/shrunk.py'}"
+FEELVOS = f"--config={ROOT / 'configs/feelvos.py'}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with quick_compilation():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +115,9 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
     leaves = [jax.tree.leaves(tree) for tree in (resumed, whole, middle)]
     for path, a, b in zip(paths, *leaves[:2], strict=True):
         np.testing.assert_array_equal(a, b, err_msg=path)
-    changed = [not np.array_equal(a, b) for a, b in zip(leaves[0], leaves[2], strict=True)]
-    assert np.mean(changed) > 0.9  # otherwise step 4 would have been no test
+    moments = [i for i, path in enumerate(paths) if "'mu'" in path]
+    assert len(moments) > 60  # and step 4 has changed each of them: otherwise it is no test
+    assert not any(np.array_equal(leaves[0][i], leaves[2][i]) for i in moments)
 
 
 def _stopping_before_batch(index):
@@ -158,7 +168,8 @@ def test_a_workdir_of_another_config_is_refused_with_the_fields(call, finished):
         call(finished, "--config.model.window=4", "--config.optim.learning_rate=0.1")
     message = str(refused.value.code)
     assert f"{finished} belongs to a run with another config" in message
-    assert "model.window: 3 -> 4" in message and "optim.learning_rate: 0.002 -> 0.1" in message
+    assert "model.window: 3 -> 4" in message
+    assert re.search(r"optim\.learning_rate: \S+ -> 0\.1\n", message)
     assert "seed" not in message
     assert (finished / "config.json").read_bytes() == before
 
@@ -172,9 +183,27 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_fields(call, finished
         call(tmp_path, "--mode=eval", f"--checkpoint={backbone}")
 
 
-def test_weights_of_another_model_are_refused_with_the_arrays(call, tmp_path):
-    with pytest.raises(SystemExit, match=r"does not fit(.|\n)*expected \(1, 1, 8, 7\), found"):
-        call(tmp_path, "--config.model.embedding_dim=7")
+def test_a_backbone_alone_cannot_be_evaluated(tmp_path):
+    backbone = tmp_path / "backbone"
+    export_variables(backbone, {"params": {"k": np.ones(1)}}, {"model": {"name": "resnet"}}, {})
+    with pytest.raises(SystemExit, match="no whole config .only model; missing: data.*--config"):
+        command.main(["main", "--mode=eval", f"--checkpoint={backbone}", f"--workdir={tmp_path}"])
+
+
+def test_a_start_that_failed_does_not_claim_the_workdir(tmp_path):
+    for model in ("nowhere", "there"):  # the second is not held against the first
+        with pytest.raises(SystemExit, match=f"{model} does not exist"):
+            flags = [f"--workdir={tmp_path / 'w'}", f"--config.init.model={tmp_path / model}"]
+            command.main(["main", CONFIG, *flags])
+
+
+def test_weights_of_another_model_are_refused_with_the_arrays(call, finished, tmp_path):
+    variables, config = import_variables(finished)
+    variables["params"]["embedding"]["pointwise"]["bias"] = np.zeros(7, np.float32)
+    export_variables(tmp_path / "weights", variables, config, {})
+    message = r"does not fit(.|\n)*pointwise/bias: expected \(6,\), found \(7,\)"
+    with pytest.raises(SystemExit, match=message):
+        call(tmp_path / "run", f"--config.init.model={tmp_path / 'weights'}")
 
 
 @pytest.mark.parametrize(
@@ -191,6 +220,7 @@ def test_weights_of_another_model_are_refused_with_the_arrays(call, tmp_path):
         ("CONFIG --workdir=w --config.trian.steps=4", "no field 'trian'; did you mean 'train'"),
         ("CONFIG --workdir=w --config.train.steps=many", "train.steps"),
         ("--config=nowhere.py --workdir=w", "nowhere.py"),
+        ("FEELVOS:papr --workdir=w", "no preset 'papr'; there are quick, small, paper"),
         ("CONFIG --workdir=w --mode=eval --checkpoint=nowhere", "nowhere does not exist"),
         ("CONFIG --workdir=w --mode=eval", "w does not exist"),
     ],
@@ -200,7 +230,8 @@ def test_a_wrong_command_line_ends_with_one_readable_line(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=f"^error: .*{message}") as stopped:
-        command.main(["main", *arguments.replace("CONFIG", CONFIG).split()])
+        arguments = arguments.replace("CONFIG", CONFIG).replace("FEELVOS", FEELVOS)
+        command.main(["main", *arguments.split()])
     assert "\n" not in str(stopped.value.code)
     assert not (tmp_path / "w").exists()
 

@@ -29,7 +29,9 @@ def parse_flags(
     """
     try:
         rest = values(list(argv))[1:]
-        _ = values["config"].value  # a file that could not be loaded complains only when asked for
+        config = values["config"].value
+        if config is not None:
+            config.keys()  # a file that could not be loaded complains only when it is used
     except (AttributeError, KeyError) as error:
         raise flags.Error(_unknown_field(str(error))) from None
     except OSError as error:
@@ -47,8 +49,8 @@ def parse_flags(
 
 
 def _unknown_field(message: str) -> str:
-    found = re.search(r"'(\w+)'", message)
+    found = re.search(r"\w+", message)  # the library quotes the name, once or several times over
     near = re.search(r'Did you mean "([^"]+)"', message)
-    return f"config has no field {found.group(1) if found else message!r}" + (
+    return f"config has no field {found.group() if found else message!r}" + (
         f"; did you mean {near.group(1)!r}?" if near else ""
     )

@@ -1,11 +1,10 @@
 """Train and evaluate a system.
 
-    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR [--mode
-    train|eval|train_and_eval]
+    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR
 
-A run that was interrupted goes on where it was when the same command is given again. `--mode eval`
-scores the workdir's best checkpoint, or `--checkpoint DIR`: a folder written by vos_jax.convert,
-another workdir or a step folder.
+--mode train, eval or train_and_eval (default). A run that was interrupted goes on where it was
+when the same command is given again. --mode eval scores the workdir's best checkpoint, or
+--checkpoint DIR: a folder written by vos_jax.convert, another workdir or a step folder.
 """
 
 import sys
@@ -22,7 +21,7 @@ from vos_jax.command_line import new_flags, parse_flags
 from vos_jax.data.clip import Video
 from vos_jax.data.pipeline import Examples, batches
 from vos_jax.data.sources import evaluation_videos, open_sources
-from vos_jax.evaluate import MODEL, evaluate
+from vos_jax.evaluate import FLOORS, MODEL, evaluate
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.metrics.floors import given_labels
 from vos_jax.metrics.tables import METRICS
@@ -61,6 +60,7 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     masks and overlays come with the last step.
     """
     prepare_workdir(workdir, config, build_manifest(config))
+    score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
     mesh = build_mesh(config.mesh)
     model = build_model(config.model, **config.train.model)
     variables = initial_variables(model, config.init, config.seed)
@@ -89,7 +89,7 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
             batches=_training_batches(config),
             checkpoints=checkpoints,
             logger=logger,
-            evaluate=_scorer(config, workdir) if evaluated else None,
+            evaluate=score,
         )
     finally:
         checkpoints.close()
@@ -102,6 +102,12 @@ def run_evaluation(
 ) -> dict[str, float]:
     """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given)."""
     variables, stored = import_variables(checkpoint)
+    missing = [name for name in ("data", "eval", "inference", "init") if name not in stored]
+    if config is None and missing:
+        raise ValueError(
+            f"{checkpoint} has no whole config (only {', '.join(stored)}; missing: "
+            f"{', '.join(missing)}); give --config FILE[:PRESET]"
+        )
     if config is None:
         config = ConfigDict(stored)
     elif fields := differing_fields({"model": stored["model"]}, {"model": config.model.to_dict()}):
@@ -110,7 +116,8 @@ def run_evaluation(
             + "\n  ".join(fields)
             + "\nLeave out --config to use the checkpoint's own."
         )
-    return _evaluate(config, variables, out_dir, final=True, overwrite=overwrite)
+    videos = evaluation_videos(open_sources(config.data, "eval"))
+    return _evaluate(config, variables, videos, out_dir, final=True, overwrite=overwrite)
 
 
 def _training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
@@ -145,6 +152,16 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
 
     Of several processes the first one evaluates, and all get its scores.
     """
+    videos = evaluation_videos(open_sources(config.data, "eval"))
+    unknown = sorted(set(config.eval.floors) - {*FLOORS, PROPAGATION})
+    if unknown:
+        raise ValueError(
+            f"config.eval.floors: unknown {unknown}, expected some of {[*FLOORS, PROPAGATION]}"
+        )
+    if config.eval.metric not in METRICS:
+        raise ValueError(
+            f"config.eval.metric: expected one of {METRICS}, found {config.eval.metric!r}"
+        )
 
     def score(variables, step):
         variables = fetch(variables)
@@ -152,14 +169,19 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
         if jax.process_index() == 0:
             out_dir = epath.Path(workdir) / "results" / f"step_{step}"
             final = step == config.train.steps
-            scores = _evaluate(config, variables, out_dir, final=final, overwrite=True)
+            scores = _evaluate(config, variables, videos, out_dir, final=final, overwrite=True)
         return broadcast(scores)
 
     return score
 
 
 def _evaluate(
-    config: ConfigDict, variables: dict, out_dir: epath.PathLike, final: bool, overwrite: bool
+    config: ConfigDict,
+    variables: dict,
+    videos: list[Video],
+    out_dir: epath.PathLike,
+    final: bool,
+    overwrite: bool,
 ) -> dict[str, float]:
     floors = list(config.eval.floors)
     predictors = {}
@@ -169,7 +191,7 @@ def _evaluate(
     results = evaluate(
         build_model(config.model),
         jax.device_put(variables),
-        evaluation_videos(open_sources(config.data, "eval")),
+        videos,
         out_dir=out_dir,
         floors=floors,
         predictors=predictors,

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from vos_jax.command_line import new_flags, parse_flags
 from vos_jax.data.frames import FrameSource, list_images, open_frames
 from vos_jax.data.masks import read_mask
 from vos_jax.inference.overlay import OverlayWriter
@@ -181,8 +182,7 @@ def load(checkpoint: str, config: ConfigDict | None = None) -> tuple[Any, dict[s
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises absl's flags.Error where it is wrong."""
-    values = flags.FlagValues()
-    text, required = [], ("checkpoint", "frames", "mask", "out")
+    values, text = new_flags(argv), []
     text.append(("checkpoint", "folder written by convert, a workdir or a step folder"))
     text.append(("frames", "folder of images or a video file"))
     text.append(("mask", "mask PNG of the first frame, or a folder of <frame stem>.png"))
@@ -193,21 +193,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     for name, explanation in text:
         flags.DEFINE_string(name, None, explanation, flag_values=values)
     flags.DEFINE_bool("overwrite", False, "replace what is there", flag_values=values)
-    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "FILE[:preset]; default: the checkpoint's own",
-        flag_values=values,
-        sys_argv=list(argv),
-    )
-    rest = values(list(argv))[1:]
-    if rest:
-        raise flags.Error(f"unexpected arguments {rest}: every value belongs to a --flag")
-    if not values.help:
-        missing = [f"--{name}" for name in required if values[name].value is None]
-        if missing:
-            raise flags.Error(f"missing {', '.join(missing)} (--help lists all flags)")
+    parse_flags(values, argv, required=("checkpoint", "frames", "mask", "out"))
     return values
 
 

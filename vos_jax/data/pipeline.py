@@ -58,6 +58,8 @@ class Examples:
             raise ValueError(f"on_bad_clip: expected 'raise' or 'skip', got {on_bad_clip!r}")
         if not sources or any(not source.videos for source in sources):
             raise ValueError("expected at least one source, each with at least one video")
+        if len(crop) != 2 or min(crop) < 1:
+            raise ValueError(f"config.data.crop: expected (height, width), got {tuple(crop)}")
         if not 1 <= max_objects <= 254:
             raise ValueError(f"config.data.max_objects: expected 1..254, got {max_objects}")
         self.sources = list(sources)

@@ -72,8 +72,7 @@ def rollout(
     Args:
       inputs: prepared frames [B, T, h, w, 3].
       masks: [B, T, N+1, H, W]; the first `observed` frames are shown to the system, the others are
-        looked at only
-        where `given` says so, or all of them with `truth`.
+        looked at only where `given` says so, or all of them with `truth`.
       valid: bool [B, N], real object slots.
       given: bool [B, T, N], the objects handed over at each frame after the first; None: none.
       observed: how many leading frames are remembered with their masks instead of being segmented.
@@ -81,9 +80,9 @@ def rollout(
       train: dropout, sampling and live BatchNorm; needs `rng`.
 
     Returns:
-      predictions of the frames observed..T-1, stacked in time [T - observed, B, ...]; the masks [T
-      - observed, B, N+1, H, W] that stand for them; the batch statistics after the pass (unchanged
-      unless live).
+      predictions of the frames observed..T-1, stacked in time [T - observed, B, ...];
+      the masks [T - observed, B, N+1, H, W] that stand for these frames;
+      the batch statistics after the pass (unchanged unless live).
     """
     batch, frames = inputs.shape[:2]
     size = masks.shape[-2:]

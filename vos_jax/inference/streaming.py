@@ -1,5 +1,4 @@
-"""Segment a video frame by frame, in bounded memory, without knowing its length or its objects in
-advance.
+"""Segment a video frame by frame: bounded memory, any length, objects may appear on the way.
 
     segmenter = VideoSegmenter(model, variables)
     labels = segmenter.step(first_frame, first_mask)
@@ -29,8 +28,7 @@ class VideoSegmenter:
       model: a system (vos_jax.models).
       variables: its variables.
       max_objects: slots to start with, when it is known how many objects will come; otherwise the
-        slots grow with the
-        objects, with one compilation for each doubling.
+        slots grow with the objects, with one compilation for each doubling.
     """
 
     def __init__(self, model: VOSModel, variables: dict[str, Any], max_objects: int | None = None):
@@ -50,8 +48,7 @@ class VideoSegmenter:
         Args:
           frame: uint8 [H, W, 3] RGB.
           masks: None, or a label map [H, W] with ids 1..254 (0 background, 255 unknown). Needed at
-            the first frame;
-            later its objects are added, or corrected where their id is known already.
+            the first frame; later its objects are added, or corrected where the id is known.
 
         Returns:
           uint8 [H, W]: the id of each pixel, in the ids of the given masks. The first frame's mask

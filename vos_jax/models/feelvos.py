@@ -1,5 +1,4 @@
-"""FEELVOS: a learned embedding, matched to the first and the previous frame, guides a per-object
-head.
+"""FEELVOS: an embedding matched to the first and the previous frame guides a per-object head.
 
 Voigtlaender, Chai, Schroff, Adam, Leibe, Chen: "FEELVOS: Fast End-to-End Embedding Learning for
 Video Object Segmentation", CVPR 2019, arXiv 1902.09513; released code: tensorflow/models,

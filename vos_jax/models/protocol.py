@@ -31,8 +31,7 @@ class VOSModel(nn.Module):
     it.
     """
 
-    # A new object enters the memory "before" or "after" the frame it is given in has been
-    # segmented.
+    # A new object enters the memory "before" or "after" its first frame has been segmented.
     introduces: ClassVar[str] = "after"
     # Whether the mask given for a new object overwrites the prediction of that frame.
     pastes: ClassVar[bool] = True

@@ -147,18 +147,22 @@ def prepare_workdir(workdir: str | epath.Path, config: Any, manifest: dict) -> e
     """Makes a run's folder, or accepts it for resuming; returns it as a path.
 
     A new folder gets config.json and manifest.json. A folder of the same run keeps them and
-    gets the new manifest appended under "resumed". A folder of another config is refused with
-    the fields that differ (except FREE_FIELDS). Raises ValueError.
+    gets the new manifest appended under "resumed". A folder with checkpoints of another config is
+    refused with the fields that differ (except FREE_FIELDS). Raises ValueError.
     """
     workdir = _absolute(workdir)
     config_path, manifest_path = workdir / "config.json", workdir / "manifest.json"
     stored = _read_json(config_path) if config_path.exists() else None
-    if stored is None and (workdir / "last").exists() and any((workdir / "last").iterdir()):
+    kinds = [workdir / kind for kind in ("last", "best")]
+    started = any(kind.exists() and any(kind.iterdir()) for kind in kinds)
+    if stored is None and started:
         raise ValueError(
             f"{workdir} holds checkpoints but no config.json, so their run is unknown; "
             "give another --workdir"
         )
     differing = [] if stored is None else differing_fields(stored, config, ignore=FREE_FIELDS)
+    if differing and not started:
+        stored, differing = None, []  # the first attempt failed before it had anything to keep
     if differing:
         raise ValueError(
             f"{workdir} belongs to a run with another config (old -> new):\n  "

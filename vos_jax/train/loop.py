@@ -4,13 +4,14 @@ Nothing here is random or stateful besides TrainState: batch s is asked for by i
 so a run that was interrupted and resumed takes the same steps as one that was not.
 """
 
+import contextlib
 import dataclasses
 import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import jax
@@ -77,8 +78,9 @@ def train(
         # The interruption may have come after saving and before evaluating this step.
         scores = run.evaluate(evaluate, state)
 
-    stream = iter(batches(first * config.train.batch))
-    with _StopSignal() as stop, run.progress(last):
+    stream = _closable(batches(first * config.train.batch))
+    # Closed here, not by the garbage collector, where ending the reader's threads takes seconds.
+    with contextlib.closing(stream), _StopSignal() as stop, run.progress(last):
         for step in range(first, last):
             batch = run.next_batch(stream, step)
             state, metrics = train_step(state, shard_batch(batch, mesh))
@@ -261,6 +263,11 @@ class _StopSignal:
         self._received = True
         self.number, self.name = number, signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _closable(batches: Iterator[dict]) -> Generator[dict, None, None]:
+    """The same batches; closing it closes theirs, if that can be closed."""
+    yield from batches
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -15,8 +15,7 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
     Args:
       model: the system, in its training form.
       train: config.train; `observed` leading frames are shown with their masks, `truth` says
-        whether later frames
-        remember the true masks instead of the prediction.
+        whether later frames remember the true masks instead of the prediction.
       loss: config.loss; `scale` multiplies the loss, everything else goes to the system's `losses`.
     """
     settings = dict(loss)
