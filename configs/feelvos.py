@@ -60,59 +60,8 @@ def _paper() -> ConfigDict:
     return ConfigDict(
         {
             "seed": 0,
-            "model": {
-                "name": "feelvos",
-                "backbone": "xception_65",  # release: model_variant
-                "width": 1.0,  # of MobileNetV2
-                "output_stride": 8,  # release: eval.sh tests at 8 ...
-                "features": 256,  # release: ASPP, decoder and head
-                "embedding_dim": 100,  # paper sec. 4
-                "embedding_init": "release",
-                "window": 15,  # paper sec. 4: k = 15 (a half size)
-                "k_nearest": 1,  # release
-                "samples": 1024,  # paper sec. 3.5
-                "first_frame_global": True,
-                "previous_frame_local": True,
-                "previous_frame_global": False,
-                "previous_prediction": True,
-                "previous_mask": "hard",  # release; the paper feeds back "soft" posteriors
-                "frozen_backbone": True,  # release: fine_tune_batch_norm=False
-                "frozen": True,
-                "momentum": 0.9997,  # release
-                "dropout": 0.1,  # release: concat_projection
-                "short_side": 0,  # release: native resolution
-                "dtype": "float32",
-            },
-            "data": {
-                "dir": "",  # or VOS_JAX_DATA_DIR
-                "crop": (465, 465),  # release: train.sh
-                "short_side": 0,  # 0: frames as they are
-                "scale": (1.0, 1.3),  # release: min/max_scale_factor
-                "flip": 0.5,  # release
-                "max_objects": 10,  # slots; no DAVIS-2017 clip has more objects
-                "clip": {
-                    "choose": "reference_and_pair",
-                    "frames": 3,  # paper sec. 3.5
-                    "max_gap": 1,  # release: previous and query follow each other
-                },
-                "groups": (
-                    (0,),
-                    (1, 2),
-                ),  # release: reference drawn apart, the pair shares its augmentation
-                "workers": 16,
-                "on_bad_clip": "raise",
-                "train": {
-                    "davis": {"kind": "davis", "dir": "DAVIS", "split": "train", "weight": 1.0},
-                    # release: several sets are mixed with equal probability
-                    "youtube_vos": {
-                        "kind": "youtube_vos",
-                        "dir": "YouTube-VOS",
-                        "split": "train",
-                        "weight": 1.0,
-                    },
-                },
-                "eval": {"davis": {"kind": "davis", "dir": "DAVIS", "split": "val"}},
-            },
+            "model": _model(),
+            "data": _data(),
             "train": {
                 "steps": 200_000,  # release: train.sh
                 "batch": 6,  # release: 2 GPUs with 3 videos make one update
@@ -125,31 +74,7 @@ def _paper() -> ConfigDict:
                 "save_minutes": 15,  # 0: only every save_steps
                 "keep_last": 2,
             },
-            "optim": {
-                "name": "sgd",
-                "learning_rate": 7e-4,  # release: base_learning_rate
-                "schedule": "poly",
-                "power": 0.9,  # release
-                "warmup_steps": 0,  # release: none
-                "warmup_start": 0.0,
-                "boundaries": (),  # of the "step" schedule
-                "decay_factor": 0.1,
-                "momentum": 0.9,  # release
-                "nesterov": False,
-                "b1": 0.9,  # of Adam, as are b2 and eps
-                "b2": 0.999,
-                "eps": 1e-8,
-                "weight_decay": 4e-5,  # release
-                "decay": (
-                    r"^(?!.*depthwise).*kernel$",
-                ),  # release: not depthwise, not BN, not biases
-                # release: gradients of biases x2 (its BatchNorm calls them beta: not meant)
-                "gradient_multipliers": ((r"^(embedding|head)/.*bias$", 2.0),),
-                "rate_multipliers": (),
-                "clip": "per_parameter",
-                "clip_norm": 5.0,  # release: every gradient on its own
-                "freeze": (),
-            },
+            "optim": _optim(),
             "loss": {
                 "fraction": 0.15,  # paper sec. 4: hardest 15 %
                 "mining_steps": 100_000,  # release: reached after 100 000 steps
@@ -169,6 +94,94 @@ def _paper() -> ConfigDict:
             "init": {"backbone": "", "model": ""},
         }
     )
+
+
+def _model() -> dict:
+    """The network of the release."""
+    return {
+        "name": "feelvos",
+        "backbone": "xception_65",  # release: model_variant
+        "width": 1.0,  # of MobileNetV2
+        "output_stride": 8,  # release: eval.sh tests at 8 ...
+        "features": 256,  # release: ASPP, decoder and head
+        "embedding_dim": 100,  # paper sec. 4
+        "embedding_init": "release",
+        "window": 15,  # paper sec. 4: k = 15 (a half size)
+        "k_nearest": 1,  # release
+        "samples": 1024,  # paper sec. 3.5
+        "first_frame_global": True,
+        "previous_frame_local": True,
+        "previous_frame_global": False,
+        "previous_prediction": True,
+        "previous_mask": "hard",  # release; the paper feeds back "soft" posteriors
+        "frozen_backbone": True,  # release: fine_tune_batch_norm=False
+        "frozen": True,
+        "momentum": 0.9997,  # release
+        "dropout": 0.1,  # release: concat_projection
+        "short_side": 0,  # release: native resolution
+        "dtype": "float32",
+    }
+
+
+def _data() -> dict:
+    """Crops, frames and sources of the released run."""
+    return {
+        "dir": "",  # or VOS_JAX_DATA_DIR
+        "crop": (465, 465),  # release: train.sh
+        "short_side": 0,  # 0: frames as they are
+        "scale": (1.0, 1.3),  # release: min/max_scale_factor
+        "flip": 0.5,  # release
+        "max_objects": 10,  # slots; no DAVIS-2017 clip has more objects
+        "clip": {
+            "choose": "reference_and_pair",
+            "frames": 3,  # paper sec. 3.5
+            "max_gap": 1,  # release: previous and query follow each other
+        },
+        "groups": (
+            (0,),
+            (1, 2),
+        ),  # release: reference drawn apart, the pair shares its augmentation
+        "workers": 16,
+        "on_bad_clip": "raise",
+        "train": {
+            "davis": {"kind": "davis", "dir": "DAVIS", "split": "train", "weight": 1.0},
+            # release: several sets are mixed with equal probability
+            "youtube_vos": {
+                "kind": "youtube_vos",
+                "dir": "YouTube-VOS",
+                "split": "train",
+                "weight": 1.0,
+            },
+        },
+        "eval": {"davis": {"kind": "davis", "dir": "DAVIS", "split": "val"}},
+    }
+
+
+def _optim() -> dict:
+    """SGD with the quirks of the released trainer."""
+    return {
+        "name": "sgd",
+        "learning_rate": 7e-4,  # release: base_learning_rate
+        "schedule": "poly",
+        "power": 0.9,  # release
+        "warmup_steps": 0,  # release: none
+        "warmup_start": 0.0,
+        "boundaries": (),  # of the "step" schedule
+        "decay_factor": 0.1,
+        "momentum": 0.9,  # release
+        "nesterov": False,
+        "b1": 0.9,  # of Adam, as are b2 and eps
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 4e-5,  # release
+        "decay": (r"^(?!.*depthwise).*kernel$",),  # release: not depthwise, not BN, not biases
+        # release: gradients of biases x2 (its BatchNorm calls them beta: not meant)
+        "gradient_multipliers": ((r"^(embedding|head)/.*bias$", 2.0),),
+        "rate_multipliers": (),
+        "clip": "per_parameter",
+        "clip_norm": 5.0,  # release: every gradient on its own
+        "freeze": (),
+    }
 
 
 def _shrink_to_small(config: ConfigDict) -> None:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vos_jax.command_line import new_flags, parse_flags
+from vos_jax.data.clip import VOID
 from vos_jax.data.frames import FrameSource, list_images, open_frames
 from vos_jax.data.masks import read_mask
 from vos_jax.inference.overlay import OverlayWriter
@@ -30,8 +31,6 @@ from vos_jax.inference.writers import (
 )
 from vos_jax.models import build_model
 from vos_jax.train.checkpoint import differing_fields, import_variables
-
-VOID = 255
 
 
 def segment(
