@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import config_flags
 
 CONFIG_HELP = "FILE[:PRESET]; --config.SECTION.FIELD=VALUE overrides a field"
@@ -11,6 +11,7 @@ CONFIG_HELP = "FILE[:PRESET]; --config.SECTION.FIELD=VALUE overrides a field"
 
 def new_flags(argv: Sequence[str]) -> flags.FlagValues:
     """An empty set of flags with --config and --help."""
+    logging.set_verbosity(logging.ERROR)  # notices of the libraries below are not for the user
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     config_flags.DEFINE_config_file(
