@@ -246,6 +246,7 @@ def table(cases: Sequence[Case], results: dict[str, Measurement]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: compile, measure and print the table of one stage."""
     parser = argparse.ArgumentParser(
         prog="python -m vos_jax.benchmark", description=__doc__.split("\n")[0]
     )
