@@ -82,6 +82,8 @@ def _paper() -> ConfigDict:
             },
             "eval": {
                 "every": 10_000,
+                "protocol": "davis2017",  # of vos_jax.metrics.protocols
+                "seen": "",  # youtube-vos: file with the names of the seen categories
                 "metric": "J&F-Mean",
                 "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
                 "overlay": True,
@@ -133,7 +135,7 @@ def _data() -> dict:
         "flip": 0.5,  # release
         "max_objects": 10,  # slots; no DAVIS-2017 clip has more objects
         "clip": {
-            "choose": "reference_and_pair",
+            "choose": "reference_and_run",
             "frames": 3,  # paper sec. 3.5
             "max_gap": 1,  # release: previous and query follow each other
         },
@@ -205,8 +207,13 @@ def _shrink_to_small(config: ConfigDict) -> None:
             "short_side": 240,
             "max_objects": 3,
             "workers": 2,
+            "groups": ((0,), (1, 2, 3)),
         }
     )
+    # one more query, which remembers the network's own answer to the first: as at test time
+    config.data.clip.frames = 4
+    config.train.truth = False
+    config.model.previous_mask = "soft"
     del config.data.train["youtube_vos"]
     config.data.clip.max_gap = 3
     config.train.update({"steps": 3_000, "batch": 2, "model": {"output_stride": 16}})

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from vos_jax.data.augment import augment, choose_objects, nearest_index, random_crop
-from vos_jax.data.sampling import RejectedClip, reference_and_pair
+from vos_jax.data.sampling import RejectedClip, reference_and_run
 from vos_jax.data.synthetic import synthetic_videos
 
 
@@ -175,7 +175,7 @@ def test_ten_pixels_on_the_coarse_grid_are_enough():
 
 def test_reference_is_anywhere_and_the_query_never_the_last_frame():
     (video,) = synthetic_videos("train", 1, num_frames=6)
-    draws = [reference_and_pair(video, 3, np.random.default_rng(s)) for s in range(200)]
+    draws = [reference_and_run(video, 3, np.random.default_rng(s)) for s in range(200)]
     assert {r for r, _, _ in draws} == set(range(6))
     assert {p for _, p, _ in draws} == {0, 1, 2, 3}
     assert all(query == previous + 1 for _, previous, query in draws)
@@ -184,13 +184,13 @@ def test_reference_is_anywhere_and_the_query_never_the_last_frame():
 def test_pairs_are_neighbours_among_the_annotated_frames():
     (video,) = synthetic_videos("train", 1)
     video.annotated[:] = np.arange(12) % 5 == 0
-    draws = [reference_and_pair(video, 3, np.random.default_rng(s)) for s in range(30)]
+    draws = [reference_and_run(video, 3, np.random.default_rng(s)) for s in range(30)]
     assert {(p, q) for _, p, q in draws} == {(0, 5)}
     video.annotated[10] = False
     with pytest.raises(RejectedClip, match="2 annotated frames"):
-        reference_and_pair(video, 3, np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"clip\.frames is 4"):
-        reference_and_pair(video, 4, np.random.default_rng(0))
+        reference_and_run(video, 3, np.random.default_rng(0))
+    with pytest.raises(ValueError, match=r"clip\.frames is 1"):
+        reference_and_run(video, 1, np.random.default_rng(0))
 
 
 def test_short_side_sets_the_scale_at_which_crops_are_taken():
@@ -216,7 +216,16 @@ def test_short_side_sets_the_scale_at_which_crops_are_taken():
 def test_the_gap_of_the_pair_is_drawn_up_to_max_gap():
     video = synthetic_videos("train", 1)[0]
     rng = np.random.default_rng(0)
-    gaps = {b - a for _, a, b in (reference_and_pair(video, 3, rng, max_gap=3) for _ in range(60))}
+    gaps = {b - a for _, a, b in (reference_and_run(video, 3, rng, max_gap=3) for _ in range(60))}
     assert gaps == {1, 2, 3}
-    ends = {b for _, _, b in (reference_and_pair(video, 3, rng, max_gap=99) for _ in range(300))}
+    ends = {b for _, _, b in (reference_and_run(video, 3, rng, max_gap=99) for _ in range(300))}
     assert max(ends) == len(video) - 2
+
+
+def test_a_longer_run_is_equally_spaced_and_leaves_the_last_frame_out():
+    video = synthetic_videos("train", 1, num_frames=8)[0]
+    rng = np.random.default_rng(0)
+    runs = {tuple(reference_and_run(video, 4, rng, max_gap=99)[1:]) for _ in range(300)}
+    assert {(b - a, c - b) for a, b, c in runs} == {(gap, gap) for gap in (1, 2, 3)}
+    assert {a for a, _, _ in runs} == set(range(5)) and max(c for _, _, c in runs) == 6
+    assert reference_and_run(video, 8, rng, max_gap=9)[1:] == list(range(7))

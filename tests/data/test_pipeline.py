@@ -115,7 +115,7 @@ def test_a_broken_file_is_named_or_skipped_and_counted(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"choose": "nonsense"}, "choose: expected one of .*reference_and_pair"),
+        ({"choose": "nonsense"}, "choose: expected one of .*reference_and_run"),
         ({"on_bad_clip": "ignore"}, "'raise' or 'skip', got 'ignore'"),
         ({"max_objects": 0}, r"max_objects: expected 1\.\.254, got 0"),
         ({"sources": []}, "at least one source"),

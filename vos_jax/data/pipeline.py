@@ -45,7 +45,7 @@ class Examples:
         groups: Sequence[Sequence[int]] = ((0,), (1, 2)),
         max_objects: int,
         seed: int,
-        choose: str = "reference_and_pair",
+        choose: str = "reference_and_run",
         max_gap: int = 1,
         attempts: int = 20,
         on_bad_clip: str = "raise",

@@ -12,31 +12,34 @@ class RejectedClip(ValueError):
     """This draw cannot be trained on (not a broken file): the pipeline draws again."""
 
 
-def reference_and_pair(
+def reference_and_run(
     video: Video, length: int, rng: np.random.Generator, max_gap: int = 1
 ) -> list[int]:
-    """A reference frame anywhere, then a previous and a query frame.
+    """A reference frame anywhere, then a run of `length - 1` frames in order.
 
-    FEELVOS training: the reference is uniform over the annotated frames, the pair's start uniform
-    over 0..T-3 of them, so the last frame is never a query. T counts annotated frames: in
-    YouTube-VOS the pair is five video frames apart. The reference may be later than the pair.
-    The pair is 1..max_gap annotated frames apart, uniformly (FEELVOS: 1).
-    Errors: RejectedClip below 3 annotated frames, ValueError where length is not 3.
+    FEELVOS training is a run of two, previous and query frame: the reference is uniform over the T
+    annotated frames, the run's start uniform over those that leave the video's last frame out, as
+    in the release (0..T-3 for neighbours). In YouTube-VOS neighbours are five video frames apart.
+    The reference may lie anywhere, also after the run. The frames of a run are equally spaced,
+    1..max_gap annotated frames apart, uniformly (FEELVOS: 1); a short video narrows the choice.
+    Errors: RejectedClip below `length` annotated frames, ValueError where length is below 2.
     """
-    if length != 3:
+    if length < 2:
         raise ValueError(
-            f"reference_and_pair chooses 3 frames, but config.data.clip.frames is {length}"
+            f"reference_and_run chooses 2 frames or more, but config.data.clip.frames is {length}"
         )
     annotated = np.flatnonzero(video.annotated)
-    if len(annotated) < 3:
+    if len(annotated) < length:
         raise RejectedClip(
             f"{video.dataset}/{video.name} has {len(annotated)} annotated frames,"
-            " reference_and_pair needs 3"
+            f" reference_and_run needs {length}"
         )
+    steps = length - 2
+    widest = (len(annotated) - 2) // steps if steps else 1
     reference = rng.integers(len(annotated))
-    gap = rng.integers(1, min(max_gap, len(annotated) - 2) + 1)
-    start = rng.integers(len(annotated) - 1 - gap)
-    return [int(annotated[t]) for t in (reference, start, start + gap)]
+    gap = rng.integers(1, min(max_gap, widest) + 1)
+    start = rng.integers(len(annotated) - 1 - gap * steps)
+    return [int(annotated[t]) for t in (reference, *range(start, start + gap * steps + 1, gap))]
 
 
-CHOOSERS = {"reference_and_pair": reference_and_pair}
+CHOOSERS = {"reference_and_run": reference_and_run}
