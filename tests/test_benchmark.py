@@ -37,6 +37,13 @@ def test_peak_is_measured_in_another_process_or_refused_where_it_cannot_be(capsy
     assert 0 <= float(capsys.readouterr().out.split()[-1]) < 200
 
 
+def test_metrics_are_timed_on_the_host(capsys):
+    benchmark.main(["metrics", "--frame", "48", "86", "--objects", "2", "--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    names = [re.split(r"\s{2,}", line)[0] for line in lines[2:]]
+    assert names[:2] == ["J and F of one frame", "J and F of 20 proposals"] and len(names) == 3
+
+
 def test_an_unknown_case_is_refused(capsys):
     with pytest.raises(SystemExit):
         benchmark.main([*SMALL, "--only", "nothing"])

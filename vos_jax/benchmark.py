@@ -2,12 +2,13 @@
 
     python -m vos_jax.benchmark kernels
     python -m vos_jax.benchmark feelvos
+    python -m vos_jax.benchmark metrics
 
-Every case is compiled first; then all cases run in turn, round after round, so that a busy machine
-slows them all, and the table gives medians. The bare matrix product (the distances' inner products,
-computed and dropped) is measured in the same rounds. Extra memory is what a call needs beside its
-arguments: `temp` as XLA plans it and, with --peak, the growth of the resident set of a fresh
-process that runs only this case (Linux).
+Every case is compiled first (metrics are host code and need none); then all cases run in turn,
+round after round, so that a busy machine slows them all, and the table gives medians. The bare
+matrix product (the distances' inner products, computed and dropped) is measured in the same rounds.
+Extra memory is what a call needs beside its arguments: `temp` as XLA plans it and, with --peak, the
+growth of the resident set of a fresh process that runs only this case (Linux).
 
 A stage is a function of the command's options that returns its cases; STAGES lists them.
 """
@@ -22,12 +23,15 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from vos_jax.inference.rollout import advance
+from vos_jax.metrics.frame import frame_scores, pair_scores
+from vos_jax.metrics.temporal import pair_instability
 from vos_jax.models import init_variables
 from vos_jax.models.feelvos import FEELVOS
 from vos_jax.models.protocol import one_hot
@@ -40,12 +44,16 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 @dataclass(frozen=True)
 class Case:
-    """One row: a function, its arguments (made when needed), and the row it is compared with."""
+    """One row: a function, its arguments (made when needed), and the row it is compared with.
+
+    host: the function is not jax code and runs as it is.
+    """
 
     name: str
     function: Callable[..., Any]
     arguments: Callable[[], tuple]
     baseline: str | None = None
+    host: bool = False
 
 
 @dataclass
@@ -166,6 +174,38 @@ def feelvos_cases(options: argparse.Namespace) -> list[Case]:
     ]
 
 
+def metric_cases(options: argparse.Namespace) -> list[Case]:
+    """Scoring one frame on one core: J and F by id, of all proposals, and T of a pair of masks."""
+    cv2.setNumThreads(1)
+    height, width = options.frame
+
+    def labels(shift):
+        """Objects side by side with wavy outlines, each about a quarter of the frame high."""
+        y, x = np.mgrid[:height, :width]
+        found = np.zeros((height, width), np.uint8)
+        for k in range(options.objects):
+            dy, dx = y - height / 2, x - shift - (k + 0.5) * width / options.objects
+            waves = 1 + 0.2 * np.sin(6 * np.arctan2(dy, dx) + k)
+            inside = np.hypot(dy / (0.3 * height), dx * 2.5 * options.objects / width) < waves
+            found[inside] = k + 1
+        return found
+
+    ids = np.arange(1, options.objects + 1)
+    by_id, proposals = "J and F of one frame", np.arange(1, 21)
+    return [
+        Case(by_id, partial(frame_scores, ids=ids), lambda: (labels(0), labels(5)), host=True),
+        Case(
+            "J and F of 20 proposals",
+            partial(pair_scores, gt_ids=ids, pred_ids=proposals),
+            lambda: (labels(0), labels(5)), by_id, host=True,
+        ),
+        Case(
+            "T of one object, a pair of frames", pair_instability,
+            lambda: (labels(0) == 1, labels(5) == 1), by_id, host=True,
+        ),
+    ]
+
+
 def bare_product(query: jax.Array, reference: jax.Array) -> jax.Array:
     """All inner products of [1, h, w, C] and [1, h, w, C], 1024 references at a time, dropped."""
     channels = query.shape[-1]
@@ -183,6 +223,7 @@ def bare_product(query: jax.Array, reference: jax.Array) -> jax.Array:
 STAGES: dict[str, Callable[[argparse.Namespace], list[Case]]] = {
     "kernels": kernel_cases,
     "feelvos": feelvos_cases,
+    "metrics": metric_cases,
 }
 
 
@@ -191,6 +232,11 @@ def measure(cases: Sequence[Case], rounds: int) -> dict[str, Measurement]:
     compiled, results = {}, {}
     for case in cases:
         arguments = case.arguments()
+        if case.host:
+            compiled[case.name] = case.function, arguments
+            results[case.name] = Measurement(0.0, [], 0)
+            case.function(*arguments)
+            continue
         start = time.perf_counter()
         program = jax.jit(case.function).lower(*arguments).compile()
         seconds = time.perf_counter() - start
@@ -210,7 +256,9 @@ def measure(cases: Sequence[Case], rounds: int) -> dict[str, Measurement]:
 def resident_growth(case: Case) -> int:
     """Bytes by which running a compiled case raises this process's resident set (Linux)."""
     arguments = jax.block_until_ready(case.arguments())
-    program = jax.jit(case.function).lower(*arguments).compile()
+    program = case.function
+    if not case.host:
+        program = jax.jit(case.function).lower(*arguments).compile()
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # forget the peak of the compilation
     before = _status("VmRSS")

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from vos_jax.command_line import new_flags, parse_flags
+from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.models import build_model, variable_shapes
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.xception import Xception65
@@ -104,17 +104,14 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
+def run(args: flags.FlagValues) -> str:
+    """Do what the command line says; returns the summary."""
+    return summary(convert(args.model, args.source, args.out, args.config), args.out)
+
+
 def main(argv: Sequence[str]) -> None:
     """The command; wrong input ends with a message that says what to do."""
-    try:
-        args = parse(argv)
-        if args.help:
-            print(f"{__doc__}\n{args.get_help()}")
-            return
-        imported = convert(args.model, args.source, args.out, args.config)
-    except (ValueError, OSError, ImportError, flags.Error) as error:
-        sys.exit(f"error: {error}")
-    print(summary(imported, args.out))
+    run_command(argv, __doc__, parse, run)
 
 
 if __name__ == "__main__":

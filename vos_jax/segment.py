@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vos_jax.command_line import new_flags, parse_flags
+from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.data.clip import VOID
 from vos_jax.data.frames import FrameSource, list_images, open_frames
 from vos_jax.data.masks import read_mask
@@ -196,15 +196,16 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
-def run(args: flags.FlagValues) -> list[int]:
-    """Do what the command line says; returns the ids of the objects."""
+def run(args: flags.FlagValues) -> str:
+    """Do what the command line says; returns what was written."""
     frames = open_frames(args.frames)
     masks = GivenMasks(args.mask, *frame_stems(frames))
     model, variables = load(args.checkpoint, args.config)
     with ExitStack() as stack:
         writers = [stack.enter_context(w) for w in _writers(args, frames, masks)]
         progress = tqdm(frames, total=frames.length, desc="segment", unit="frame", disable=None)
-        return segment(model, variables, progress, masks, writers)
+        ids = segment(model, variables, progress, masks, writers)
+    return f"wrote {args.out}: objects {ids}"
 
 
 def _writers(args: flags.FlagValues, frames: FrameSource, masks: GivenMasks) -> Iterable[Writer]:
@@ -222,15 +223,7 @@ def _writers(args: flags.FlagValues, frames: FrameSource, masks: GivenMasks) -> 
 
 def main(argv: Sequence[str]) -> None:
     """The command; wrong input ends with one line that says what to do."""
-    try:
-        args = parse(argv)
-        if args.help:
-            print(f"{__doc__}\n{args.get_help()}")
-            return
-        ids = run(args)
-    except (ValueError, FileNotFoundError, FileExistsError, flags.Error) as error:
-        sys.exit(f"error: {error}")
-    print(f"wrote {args.out}: objects {ids}")
+    run_command(argv, __doc__, parse, run)
 
 
 if __name__ == "__main__":

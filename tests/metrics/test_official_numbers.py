@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 
 from tests.fixtures import load_npz
+from vos_jax.data.clip import VOID
 from vos_jax.metrics.boundary import boundary_accuracy, boundary_map, boundary_radius, disk
-from vos_jax.metrics.frame import frame_scores
+from vos_jax.metrics.protocols import PROTOCOLS
 from vos_jax.metrics.region import region_similarity
+from vos_jax.metrics.scorer import SequenceScorer
+from vos_jax.metrics.scores import group_by
 from vos_jax.metrics.statistics import sequence_statistics
-from vos_jax.metrics.tables import ObjectScores, global_csv, metrics, per_sequence_csv
+from vos_jax.metrics.tables import global_csv, per_sequence_csv
 
 TOLERANCE = 1e-12
 
@@ -18,34 +21,47 @@ def golden(request):
     return load_npz("vos_eval", request.param)
 
 
-def score(golden, prefix):
-    """J and F [K, T - 2]: the DAVIS rule drops the first and the last frame."""
-    gt, pred = golden[f"{prefix}/gt"], golden[f"{prefix}/pred"]
-    ids = range(1, len(golden[f"{prefix}/J"]) + 1)
-    pairs = zip(gt[1:-1], pred[1:-1], strict=True)
-    return np.array([frame_scores(g, p, ids) for g, p in pairs]).transpose(1, 2, 0)
-
-
-def test_scores_and_statistics_of_every_object_are_official(golden):
-    for prefix in (f"semi/{sequence}" for sequence in golden["semi_sequences"]):
-        j, f = score(golden, prefix)
-        np.testing.assert_allclose(j, golden[f"{prefix}/J"], rtol=0, atol=TOLERANCE)
-        np.testing.assert_allclose(f, golden[f"{prefix}/F"], rtol=0, atol=TOLERANCE)
-        for measured, name in ((j, "J_stats"), (f, "F_stats")):
-            statistics = [sequence_statistics(values) for values in measured]
-            expected = golden[f"{prefix}/{name}"]
-            np.testing.assert_allclose(statistics, expected, rtol=0, atol=TOLERANCE)
-
-
-def test_global_numbers_and_csv_files_are_official(golden):
+def score(golden, task, protocol):
+    """Objects of all sequences of a task, as `score` and `evaluate` get them."""
     objects = []
-    for sequence in map(str, golden["semi_sequences"]):
-        j, f = score(golden, f"semi/{sequence}")
-        objects += [ObjectScores(sequence, k + 1, j[k], f[k]) for k in range(len(j))]
-    values = list(metrics(objects).values())
-    np.testing.assert_allclose(values, golden["semi_global"], rtol=0, atol=TOLERANCE)
-    assert global_csv(objects) == str(golden["semi_csv_global"])
-    assert per_sequence_csv(objects) == str(golden["semi_csv_per_sequence"])
+    for sequence in map(str, golden[f"{task}_sequences"]):
+        gt, pred = golden[f"{task}/{sequence}/gt"], golden[f"{task}/{sequence}/pred"]
+        first = gt[0][gt[0] != VOID]
+        ids = np.setdiff1d(first, [0])
+        scored = np.zeros((len(gt), len(ids)), bool)
+        # The semi-supervised task drops the first and the last frame.
+        scored[slice(1, -1) if task == "semi" else slice(None)] = True
+        scorer = SequenceScorer(protocol, sequence, ids, scored)
+        for t in np.flatnonzero(scored.any(axis=1)):
+            scorer.add(t, gt[t], pred[t], f"{sequence} {t}")
+        objects += scorer.scores()
+    return objects
+
+
+TASKS = [("semi", PROTOCOLS["davis2017"]), ("unsup", PROTOCOLS["davis2017-unsupervised"])]
+
+
+@pytest.mark.parametrize(("task", "protocol"), TASKS, ids=["semi", "unsup"])
+def test_scores_statistics_averages_and_files_are_official(golden, task, protocol):
+    objects = score(golden, task, protocol)
+    for sequence, group in group_by(objects, lambda scores: scores.sequence).items():
+        if task == "unsup":  # the official code lists matched proposals, not objects
+            group = sorted(group, key=lambda scores: scores.proposal)
+            proposals, matched = golden[f"unsup/{sequence}/assign"]
+            assert [scores.proposal - 1 for scores in group] == list(proposals)
+            assert [scores.object_id - 1 for scores in group] == list(matched)
+        for measure in ("J", "F"):
+            expected = golden[f"{task}/{sequence}/{measure}"]
+            values = [scores.values[measure] for scores in group]
+            np.testing.assert_allclose(values, expected, rtol=0, atol=TOLERANCE)
+            names = [f"{measure}-{statistic}" for statistic in ("Mean", "Recall", "Decay")]
+            statistics = [[scores.metrics[name] for name in names] for scores in group]
+            expected = golden[f"{task}/{sequence}/{measure}_stats"]
+            np.testing.assert_allclose(statistics, expected, rtol=0, atol=TOLERANCE)
+    values = list(protocol.metrics(objects).values())
+    np.testing.assert_allclose(values, golden[f"{task}_global"], rtol=0, atol=TOLERANCE)
+    assert global_csv(protocol, objects) == str(golden[f"{task}_csv_global"])
+    assert per_sequence_csv(protocol, objects) == str(golden[f"{task}_csv_per_sequence"])
 
 
 @pytest.mark.parametrize("unit", range(6))

@@ -1,33 +1,21 @@
 import json
 
-import numpy as np
 import pytest
 
+from tests.metrics.objects import scored
 from vos_jax.metrics import tables
-from vos_jax.metrics.tables import ObjectScores
+from vos_jax.metrics.protocols import PROTOCOLS
 
+DAVIS = PROTOCOLS["davis2017"]
 OBJECTS = [
-    ObjectScores("a", 1, np.array([1.0, 0.8]), np.array([0.6, 0.6])),
-    ObjectScores("a", 7, np.array([0.0, 0.2]), np.array([0.2, 0.2])),
-    ObjectScores("b", 1, np.array([0.6]), np.array([0.4])),
+    scored("a", 1, [1.0, 0.8], [0.6, 0.6]),
+    scored("a", 7, [0.0, 0.2], [0.2, 0.2]),
+    scored("b", 1, [0.6], [0.4]),
 ]
 
 
 def write(folder, **options):
-    tables.write_results(folder, OBJECTS, protocol="p", settings={"frames": 3}, **options)
-
-
-def test_every_object_counts_once():
-    found = tables.metrics(OBJECTS)
-    assert found["J-Mean"] == pytest.approx((0.9 + 0.1 + 0.6) / 3)
-    assert found["F-Mean"] == pytest.approx((0.6 + 0.2 + 0.4) / 3)
-    assert found["J&F-Mean"] == pytest.approx((found["J-Mean"] + found["F-Mean"]) / 2)
-    assert tables.sequence_metrics(OBJECTS)["a"]["J-Mean"] == pytest.approx(0.5)
-
-
-def test_nothing_to_average_is_refused():
-    with pytest.raises(ValueError, match="no object has a scored frame"):
-        tables.metrics([])
+    tables.write_results(folder, DAVIS, OBJECTS, settings={"frames": 3}, **options)
 
 
 def test_files_hold_the_numbers_in_the_official_layout(tmp_path):
@@ -41,7 +29,49 @@ def test_files_hold_the_numbers_in_the_official_layout(tmp_path):
     scores = json.loads((tmp_path / "results/scores.json").read_text())
     assert set(scores) == {"protocol", "metrics", "per_sequence", "per_object", "settings"}
     assert scores["per_object"]["a_7"]["frames"] == 2
-    assert scores["metrics"] == tables.metrics(OBJECTS)
+    assert scores["metrics"] == DAVIS.metrics(OBJECTS)
+    assert scores["settings"]["frames"] == 3 and scores["settings"]["void"] == "background"
+
+
+def test_numbers_that_do_not_exist_are_null_in_json_and_nan_in_tables():
+    youtube = PROTOCOLS["youtube-vos"]  # without a list of seen categories there is no G
+    scores = json.loads(tables.scores_json(youtube, OBJECTS, {}))
+    assert scores["metrics"]["G"] is None and scores["metrics"]["J-Mean"] > 0
+    assert tables.method_table(youtube, {"x": OBJECTS}).splitlines()[2].split()[1] == "nan"
+
+
+def test_files_have_the_columns_of_the_measures():
+    objects = [scored("bear", 1, [0.5, 0.7])]
+    assert tables.global_csv(PROTOCOLS["fbms"], objects).startswith(
+        "J-Mean,J-Recall,J-Decay\n0.600,"
+    )
+    assert tables.per_sequence_csv(PROTOCOLS["fbms"], objects) == "Sequence,J-Mean\nbear_1,0.600\n"
+
+
+def test_matched_proposals_are_numbered_in_their_order_in_the_csv_and_by_object_in_json():
+    protocol = PROTOCOLS["davis2017-unsupervised"]
+    objects = [scored("a", 1, [0.9], [0.9], proposal=5), scored("a", 2, [0.3], [0.3], proposal=2)]
+    rows = tables.per_sequence_csv(protocol, objects).splitlines()[1:]
+    assert rows == ["a_1,0.300,0.300", "a_2,0.900,0.900"]
+    per_object = json.loads(tables.scores_json(protocol, objects, {}))["per_object"]
+    assert per_object["a_1"]["J-Mean"] == 0.9 and per_object["a_1"]["proposal"] == 5
+
+
+def test_groups_by_number_of_objects_and_by_category():
+    lines = tables.grouped_table(DAVIS, OBJECTS, "objects").splitlines()
+    assert lines[0].split()[:5] == ["objects", "per", "sequence", "sequences", "objects"]
+    assert [line.split()[:4] for line in lines[2:]] == [
+        ["1", "1", "1", "0.500"],
+        ["2", "1", "2", "0.450"],
+    ]
+    animals = [scored("a", 1, [0.2], category="dog"), scored("b", 1, [0.8], category="cat")]
+    lines = tables.grouped_table(PROTOCOLS["youtube-objects"], animals, "category").splitlines()
+    assert [line.split()[:4] for line in lines[2:]] == [
+        ["cat", "1", "1", "0.800"],
+        ["dog", "1", "1", "0.200"],
+    ]
+    with pytest.raises(ValueError, match="3 objects have no category, the first is a_1"):
+        tables.grouped_table(DAVIS, OBJECTS, "category")
 
 
 def test_existing_results_are_kept_unless_told(tmp_path):
@@ -54,9 +84,9 @@ def test_existing_results_are_kept_unless_told(tmp_path):
 
 
 def test_tables_are_aligned_and_have_one_column_per_method():
-    lines = tables.sequence_table({"model": OBJECTS, "a long name": OBJECTS}).splitlines()
+    lines = tables.sequence_table(DAVIS, {"model": OBJECTS, "a long name": OBJECTS}).splitlines()
     assert lines[0].split(maxsplit=2) == ["J&F-Mean", "model", "a long name"]
     assert lines[2].split() == ["a", "0.450", "0.450"]
     assert len({len(line) for line in lines}) == 1
-    rows = tables.method_table({"model": OBJECTS, "copy": OBJECTS}).splitlines()
+    rows = tables.method_table(DAVIS, {"model": OBJECTS, "copy": OBJECTS}).splitlines()
     assert rows[2].split()[:3] == ["model", "0.467", "0.533"]

@@ -82,12 +82,13 @@ def f_measure(gt: np.ndarray, pred: np.ndarray, radius: float) -> float:
     if gt_length == 0 or pred_length == 0:
         return float(gt_length == pred_length)
     kernel = disk(radius)
-    precision = np.count_nonzero(pred_outline & _dilate(gt_outline, kernel)) / pred_length
-    recall = np.count_nonzero(gt_outline & _dilate(pred_outline, kernel)) / gt_length
+    precision = np.count_nonzero(pred_outline & dilate(gt_outline, kernel)) / pred_length
+    recall = np.count_nonzero(gt_outline & dilate(pred_outline, kernel)) / gt_length
     if precision + recall == 0:
         return 0.0
     return 2 * precision * recall / (precision + recall)
 
 
-def _dilate(outline: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def dilate(outline: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Dilation of a bool map [H, W] by a structuring element; outside the map counts as False."""
     return cv2.dilate(outline.view(np.uint8), kernel).view(bool)

@@ -5,6 +5,7 @@ edges in uint8, which wraps for more than 256 frames; here they are int64. Below
 are equal.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,15 @@ def sequence_statistics(values: np.ndarray) -> Statistics:
     if values.ndim != 1 or values.size == 0:
         raise ValueError(f"expected a non-empty list of frame scores, found shape {values.shape}")
     first, last = _quarter(values, 0), _quarter(values, DECAY_BINS - 1)
-    decay = _mean(first) - _mean(last)
-    return Statistics(_mean(values), float(np.mean(values > RECALL_THRESHOLD)), decay)
+    decay = mean_of_known(first) - mean_of_known(last)
+    return Statistics(mean_of_known(values), float(np.mean(values > RECALL_THRESHOLD)), decay)
+
+
+def mean_of_known(values: Sequence[float]) -> float:
+    """Mean of the values that are not NaN; NaN where none is left."""
+    values = np.asarray(values, np.float64)
+    known = values[~np.isnan(values)]
+    return float(np.mean(known)) if known.size else float("nan")
 
 
 def _quarter(values: np.ndarray, i: int) -> np.ndarray:
@@ -40,8 +48,3 @@ def _quarter(values: np.ndarray, i: int) -> np.ndarray:
     # The tiny offset makes halves round up instead of to even.
     edges = np.round(np.linspace(1, values.size, DECAY_BINS + 1) + 1e-10).astype(np.int64) - 1
     return values[edges[i] : edges[i + 1] + 1]
-
-
-def _mean(values: np.ndarray) -> float:
-    known = values[~np.isnan(values)]
-    return float(np.mean(known)) if known.size else float("nan")

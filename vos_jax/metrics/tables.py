@@ -1,90 +1,55 @@
-"""From per-frame scores of objects to official averages, result files and printed tables.
+"""Result files and printed tables.
 
-Averages and file layouts are those of davis2017-evaluation: every object counts once, whatever the
-number of objects or frames of its sequence. scores.json repeats the numbers in full precision.
+File names and layouts are those of davis2017-evaluation, for other protocols with the columns of
+their measures. scores.json repeats the numbers in full precision, with what was counted and how.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
-import numpy as np
 from etils import epath
 
-from vos_jax.metrics.statistics import Statistics, sequence_statistics
+from vos_jax.metrics.protocols import Protocol
+from vos_jax.metrics.scorer import SequenceScorer
+from vos_jax.metrics.scores import ObjectScores, dataset_metrics, group_by, sequence_metrics
 
-METRICS = ("J&F-Mean", "J-Mean", "J-Recall", "J-Decay", "F-Mean", "F-Recall", "F-Decay")
-
-
-@dataclass(frozen=True)
-class ObjectScores:
-    """Scores of one object in its scored frames, in time order.
-
-    j, f: float64 [n] with n >= 1. The name in result files is <sequence>_<object_id>.
-    """
-
-    sequence: str
-    object_id: int
-    j: np.ndarray
-    f: np.ndarray
-
-    @property
-    def name(self) -> str:
-        return f"{self.sequence}_{self.object_id}"
-
-    @cached_property
-    def j_statistics(self) -> Statistics:
-        return sequence_statistics(self.j)
-
-    @cached_property
-    def f_statistics(self) -> Statistics:
-        return sequence_statistics(self.f)
+GROUPINGS = ("objects", "category")
 
 
-def metrics(objects: Sequence[ObjectScores]) -> dict[str, float]:
-    """The seven global numbers: plain means over all objects, J&F the mean of J and F.
-
-    Raises ValueError when there is no object to average.
-    """
-    if not objects:
-        raise ValueError("no object has a scored frame, so there is nothing to average")
-    j = np.mean([o.j_statistics for o in objects], axis=0)
-    f = np.mean([o.f_statistics for o in objects], axis=0)
-    values = [(j[0] + f[0]) / 2, *j, *f]
-    return {name: float(value) for name, value in zip(METRICS, values, strict=True)}
-
-
-def sequence_metrics(objects: Sequence[ObjectScores]) -> dict[str, dict[str, float]]:
-    """`metrics` of each sequence's objects, by sequence in the order of first appearance."""
-    groups: dict[str, list[ObjectScores]] = {}
-    for scores in objects:
-        groups.setdefault(scores.sequence, []).append(scores)
-    return {name: metrics(group) for name, group in groups.items()}
-
-
-def global_csv(objects: Sequence[ObjectScores]) -> str:
+def global_csv(protocol: Protocol, objects: Sequence[ObjectScores]) -> str:
     """Text of the official global_results-<set>.csv."""
-    return _csv([METRICS, [_three(v) for v in metrics(objects).values()]])
+    found = protocol.metrics(objects)
+    return _csv([tuple(found), [_three(value) for value in found.values()]])
 
 
-def per_sequence_csv(objects: Iterable[ObjectScores]) -> str:
-    """Text of the official per-sequence_results-<set>.csv: one row per object."""
-    rows = [(o.name, _three(o.j_statistics.mean), _three(o.f_statistics.mean)) for o in objects]
-    return _csv([("Sequence", "J-Mean", "F-Mean"), *rows])
+def per_sequence_csv(protocol: Protocol, objects: Sequence[ObjectScores]) -> str:
+    """Text of the official per-sequence_results-<set>.csv: one row per object.
+
+    Where proposals were matched, the official code lists a sequence's matched proposals in order
+    and numbers them from 1: row <sequence>_<k> need not be object k. scores.json is by object.
+    """
+    columns = [f"{measure}-Mean" for measure in protocol.measures]
+    rows = [
+        (name, *(_three(scores.metrics[column]) for column in columns))
+        for name, scores in _official_rows(objects)
+    ]
+    return _csv([("Sequence", *columns), *rows])
 
 
-def scores_json(objects: Sequence[ObjectScores], protocol: str, settings: Mapping[str, Any]) -> str:
-    """Text of scores.json: {protocol, metrics, per_sequence, per_object, settings}."""
+def scores_json(
+    protocol: Protocol, objects: Sequence[ObjectScores], settings: Mapping[str, Any]
+) -> str:
+    """Text of scores.json: {protocol, metrics, per_sequence, per_object, settings}; NaN is null."""
     content = {
-        "protocol": protocol,
-        "metrics": metrics(objects),
+        "protocol": protocol.name,
+        "metrics": protocol.metrics(objects),
         "per_sequence": sequence_metrics(objects),
-        "per_object": {o.name: {**metrics([o]), "frames": len(o.j)} for o in objects},
-        "settings": dict(settings),
+        "per_object": {scores.name: _facts(scores) for scores in objects},
+        "settings": {**protocol.conventions, **settings},
     }
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps(_without_nan(content), indent=2) + "\n"
 
 
 def result_files(subset: str) -> tuple[str, str, str]:
@@ -98,15 +63,15 @@ def refuse_existing(folder: epath.PathLike, subset: str, overwrite: bool = False
     if found and not overwrite:
         raise FileExistsError(
             f"{folder} holds results already: {', '.join(found)}; choose another folder or allow "
-            "overwriting"
+            "overwriting (--overwrite)"
         )
 
 
 def write_results(
     folder: epath.PathLike,
+    protocol: Protocol,
     objects: Sequence[ObjectScores],
     *,
-    protocol: str,
     subset: str = "val",
     settings: Mapping[str, Any],
     overwrite: bool = False,
@@ -114,9 +79,9 @@ def write_results(
     """Write both official CSVs and scores.json to `folder`; see `refuse_existing`."""
     refuse_existing(folder, subset, overwrite)
     texts = (
-        global_csv(objects),
-        per_sequence_csv(objects),
-        scores_json(objects, protocol, settings),
+        global_csv(protocol, objects),
+        per_sequence_csv(protocol, objects),
+        scores_json(protocol, objects, settings),
     )
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,18 +89,88 @@ def write_results(
         (folder / name).write_text(text)
 
 
-def method_table(methods: Mapping[str, Sequence[ObjectScores]]) -> str:
-    """One row per method with the seven global numbers."""
-    rows = [(name, *map(_three, metrics(o).values())) for name, o in methods.items()]
-    return format_table([("method", *METRICS), *rows])
+def method_table(protocol: Protocol, methods: Mapping[str, Sequence[ObjectScores]]) -> str:
+    """One row per method with the protocol's numbers."""
+    rows = [(name, *map(_three, protocol.metrics(o).values())) for name, o in methods.items()]
+    return format_table([("method", *protocol.metric_names), *rows])
 
 
-def sequence_table(methods: Mapping[str, Sequence[ObjectScores]]) -> str:
-    """One row per sequence with the J&F of every method."""
+def sequence_table(protocol: Protocol, methods: Mapping[str, Sequence[ObjectScores]]) -> str:
+    """One row per sequence with the J&F (or J alone) of every method."""
+    metric = "J&F-Mean" if "F" in protocol.measures else "J-Mean"
     columns = {name: sequence_metrics(objects) for name, objects in methods.items()}
     sequences = list(next(iter(columns.values())))
-    rows = [(s, *(_three(c[s]["J&F-Mean"]) for c in columns.values())) for s in sequences]
-    return format_table([("J&F-Mean", *columns), *rows])
+    rows = [(s, *(_three(c[s][metric]) for c in columns.values())) for s in sequences]
+    return format_table([(metric, *columns), *rows])
+
+
+def object_table(protocol: Protocol, objects: Sequence[ObjectScores]) -> str:
+    """The rows of the per-sequence file, aligned."""
+    return format_table([line.split(",") for line in per_sequence_csv(protocol, objects).split()])
+
+
+def grouped_table(protocol: Protocol, objects: Sequence[ObjectScores], by: str) -> str:
+    """The protocol's numbers for groups of objects.
+
+    by: "objects" groups sequences by their number of scored objects (RVOS, table 3), "category"
+    objects by category (YouTube-Objects). Within a group the average is the protocol's; categories
+    are plain means over sequences. Raises ValueError where an object has no category.
+    """
+    if by == "objects":
+        counts = {name: len(o) for name, o in group_by(objects, lambda s: s.sequence).items()}
+        groups = group_by(objects, lambda scores: counts[scores.sequence])
+        metrics = {key: protocol.metrics(groups[key]) for key in sorted(groups)}
+    else:
+        nameless = [scores.name for scores in objects if not scores.category]
+        if nameless:
+            raise ValueError(
+                f"{len(nameless)} objects have no category, the first is {nameless[0]}; group by"
+                " category where the data set names categories (youtube-vos, youtube-objects)"
+            )
+        groups = group_by(objects, lambda scores: scores.category)
+        metrics = {key: dataset_metrics(groups[key]) for key in sorted(groups)}
+    rows = []
+    for key, found in metrics.items():
+        sequences = len({scores.sequence for scores in groups[key]})
+        rows.append((str(key), str(sequences), str(len(groups[key])), *map(_three, found.values())))
+    head = "objects per sequence" if by == "objects" else by
+    columns = next(iter(metrics.values()))
+    return format_table([(head, "sequences", "objects", *columns), *rows])
+
+
+def counts(scorers: Iterable[SequenceScorer]) -> dict[str, int]:
+    """How much was counted: videos, objects, frames; of scorers fed or not."""
+    found = dict.fromkeys(
+        (
+            "videos",
+            "objects",
+            "objects_left_out",
+            "frames",
+            "scored_frames",
+            "scored_object_frames",
+        ),
+        0,
+    )
+    for scorer in scorers:
+        found["videos"] += 1
+        found["objects"] += scorer.num_objects
+        found["objects_left_out"] += scorer.scored.shape[1] - scorer.num_objects
+        found["frames"] += scorer.scored.shape[0]
+        found["scored_frames"] += int(scorer.scored.any(axis=1).sum())
+        found["scored_object_frames"] += int(scorer.scored.sum())
+    return found
+
+
+def statement(protocol: Protocol, settings: Mapping[str, Any]) -> str:
+    """What a table counts, in a sentence; settings: with the `counts`."""
+    words = protocol.conventions
+    return (
+        f"protocol {protocol.name}: {settings['videos']} videos, {settings['objects']} objects"
+        f" ({settings['objects_left_out']} without a scored frame left out),"
+        f" {settings['scored_frames']} of {settings['frames']} frames scored"
+        f" ({settings['scored_object_frames']} object frames); compared {words['objects']}; void"
+        f" pixels of the annotation: {words['void']}; {words['average']}."
+    )
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
@@ -148,6 +183,32 @@ def format_table(rows: Sequence[Sequence[str]]) -> str:
         lines.append("  ".join(cells).rstrip())
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(lines)
+
+
+def _official_rows(objects: Sequence[ObjectScores]) -> Iterable[tuple[str, ObjectScores]]:
+    for sequence, group in group_by(objects, lambda scores: scores.sequence).items():
+        if group[0].proposal is None:
+            yield from ((scores.name, scores) for scores in group)
+        else:
+            group = sorted(group, key=lambda scores: scores.proposal)
+            yield from ((f"{sequence}_{k}", scores) for k, scores in enumerate(group, 1))
+
+
+def _facts(scores: ObjectScores) -> dict[str, Any]:
+    """What scores.json says of one object."""
+    facts = {**scores.metrics, "frames": scores.frames}
+    if scores.category:
+        facts["category"] = scores.category
+    if scores.proposal is not None:
+        facts["proposal"] = scores.proposal
+    return facts
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no NaN: null says that there is no such number."""
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> str:
