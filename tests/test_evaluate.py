@@ -8,6 +8,7 @@ from vos_jax.data.clip import Objects, Video
 from vos_jax.data.masks import read_mask
 from vos_jax.evaluate import evaluate
 from vos_jax.metrics.frame import frame_scores
+from vos_jax.metrics.protocols import PROTOCOLS
 
 SIZE = (24, 32)
 COLOURS = np.array([[90, 90, 90], [250, 20, 20], [20, 20, 250]], np.uint8)
@@ -74,8 +75,8 @@ def test_scores_are_those_of_the_scored_frames():
     for k, scores in enumerate(found):
         first = np.where(video.mask(0) == 255, 0, video.mask(0))
         expected = [frame_scores(video.mask(t), first, [k + 1]) for t in range(1, 5)]
-        np.testing.assert_array_equal(scores.j, np.ravel([j for j, _ in expected]))
-        np.testing.assert_array_equal(scores.f, np.ravel([f for _, f in expected]))
+        np.testing.assert_array_equal(scores.values["J"], np.ravel([j for j, _ in expected]))
+        np.testing.assert_array_equal(scores.values["F"], np.ravel([f for _, f in expected]))
 
 
 def test_model_and_floors_share_frames_and_colours_find_moving_squares():
@@ -87,6 +88,18 @@ def test_model_and_floors_share_frames_and_colours_find_moving_squares():
     assert [o.name for o in results.methods["rgb"]] == ["a_1", "a_2", "b_3", "b_200"]
 
 
+def test_the_protocol_decides_what_is_compared_and_averaged():
+    video = moving_squares("a", ids=(3, 200))
+    results = run([video], protocol=PROTOCOLS["davis2016"])
+    assert [o.name for o in results.methods["model"]] == ["a_1"]
+    first = (video.mask(0) > 0) * np.uint8(1)
+    j = [frame_scores((video.mask(t) > 0) * np.uint8(1), first, [1])[0][0] for t in range(1, 5)]
+    assert results.metrics["copy"]["J-Mean"] == np.mean(j)
+    assert "protocol davis2016: 1 videos, 1 objects" in results.report()
+    results = run([video], protocol=PROTOCOLS["fbms"], floors=())
+    assert list(results.metrics["model"]) == ["J-Mean", "J-Recall", "J-Decay"]
+
+
 def test_later_objects_are_given_alone_and_scored_from_then_on():
     video = moving_squares("late", ids=(5, 9), appear=(1, 3))
     results = run([video])
@@ -94,7 +107,7 @@ def test_later_objects_are_given_alone_and_scored_from_then_on():
     # Frame 0 holds no given mask: the segmenter starts at frame 1.
     assert segmenter.fed == [[0, 5], None, [0, 9], None, None]
     assert segmenter.slots == 2
-    assert [len(o.j) for o in results.methods["model"]] == [3, 1]
+    assert [o.frames for o in results.methods["model"]] == [3, 1]
     assert results.metrics["rgb"]["J-Mean"] == 1
 
 
@@ -105,7 +118,7 @@ def test_objects_without_scored_frames_are_left_out_and_counted(capsys):
     assert [o.name for o in results.methods["model"]] == ["a_2"]
     printed = capsys.readouterr().out
     assert "1 videos, 1 objects (1 without a scored frame left out), 2 of 6 frames" in printed
-    assert "void pixels of the annotation count as background" in printed
+    assert "void pixels of the annotation: background" in printed
 
 
 def test_the_report_has_a_row_per_method_and_a_line_per_sequence():
@@ -120,7 +133,7 @@ def test_results_masks_and_overlays_are_written(tmp_path):
     video = moving_squares("a", ids=(3, 200))
     results = run([video], out_dir=tmp_path, subset="train")
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["protocol"] == "semi-supervised"
+    assert scores["protocol"] == "davis2017"
     assert scores["metrics"] == results.metrics["model"]
     assert scores["settings"]["scored_object_frames"] == 8
     rgb = json.loads((tmp_path / "floors/rgb/scores.json").read_text())

@@ -223,6 +223,15 @@ def test_weights_of_another_model_are_refused_with_the_arrays(call, finished, tm
         ("FEELVOS:papr --workdir=w", "no preset 'papr'; there are quick, small, paper"),
         ("CONFIG --workdir=w --mode=eval --checkpoint=nowhere", "nowhere does not exist"),
         ("CONFIG --workdir=w --mode=eval", "w does not exist"),
+        (
+            "CONFIG --workdir=w --config.eval.protocol=davis",
+            "config.eval: unknown protocol 'davis'",
+        ),
+        (
+            "CONFIG --workdir=w --config.eval.protocol=fbms",
+            "config.eval.metric: protocol fbms reports J-Mean, .*, found 'J&F-Mean'",
+        ),
+        ("CONFIG --workdir=w --config.eval.seen=no.txt", "no.txt: no such file; it names the seen"),
     ],
 )
 def test_a_wrong_command_line_ends_with_one_readable_line(

@@ -1,8 +1,8 @@
 """Run a model and the floors over annotated videos and score them the official way.
 
 Videos are read frame by frame: memory does not grow with their length. All methods see the same
-frames and given masks and are scored in the same frames, with void pixels of the annotation counted
-as background (the semi-supervised rule of DAVIS 2017).
+frames and given masks and are scored in the same frames, under the same protocol and by the same
+functions as folders of results in `vos_jax.score`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,13 +20,13 @@ from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.inference.writers import FrameResult, MaskWriter, Writer
 from vos_jax.metrics import tables
 from vos_jax.metrics.floors import CopyMask, NearestColour, given_labels
-from vos_jax.metrics.frame import frame_scores
-from vos_jax.metrics.tables import ObjectScores
+from vos_jax.metrics.protocols import PROTOCOLS, Protocol
+from vos_jax.metrics.scorer import SequenceScorer
+from vos_jax.metrics.scores import ObjectScores
 from vos_jax.models.protocol import bucket
 
 FLOORS = {"copy": CopyMask, "rgb": NearestColour}
 MODEL = "model"
-PROTOCOL = "semi-supervised"
 
 Predictor = Callable[[Video], Iterator[np.ndarray]]
 
@@ -38,21 +38,22 @@ class Results:
     methods: name -> one `ObjectScores` per object. settings: what was counted and how.
     """
 
+    protocol: Protocol
     methods: dict[str, list[ObjectScores]]
     settings: dict[str, Any]
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Method -> the seven official global numbers."""
-        return {name: tables.metrics(objects) for name, objects in self.methods.items()}
+        """Method -> the protocol's global numbers."""
+        return {name: self.protocol.metrics(objects) for name, objects in self.methods.items()}
 
     def report(self) -> str:
         """The tables and the statement of what they count, as aligned text."""
         return "\n\n".join(
             [
-                tables.sequence_table(self.methods),
-                tables.method_table(self.methods),
-                _statement(self.settings),
+                tables.sequence_table(self.protocol, self.methods),
+                tables.method_table(self.protocol, self.methods),
+                tables.statement(self.protocol, self.settings),
             ]
         )
 
@@ -62,6 +63,7 @@ def evaluate(
     variables: Mapping[str, Any],
     videos: Iterable[Video],
     *,
+    protocol: Protocol = PROTOCOLS["davis2017"],
     out_dir: epath.PathLike | None = None,
     segmenter: Callable[..., Any] = VideoSegmenter,
     floors: Sequence[str] = ("copy", "rgb"),
@@ -112,12 +114,16 @@ def evaluate(
                 writers = []
                 if out_dir is not None:
                     writers = _writers(stack, out_dir, video.name, write_masks, suffix, overwrite)
-                for name, objects in _score_video(video, methods, writers).items():
+                for name, objects in _score_video(video, protocol, methods, writers).items():
                     scores[name] += objects
 
     results = Results(
+        protocol,
         {name: sorted(objects, key=_official_order) for name, objects in scores.items()},
-        _settings(videos, subset),
+        {
+            "set": subset,
+            **tables.counts([_scorer(protocol, video) for video in videos]),
+        },
     )
     if out_dir is not None:
         _write(out_dir, results, subset, overwrite)
@@ -183,42 +189,38 @@ def _methods(
 
 
 def _score_video(
-    video: Video, methods: Mapping[str, Callable[[Video], Any]], writers: Sequence[Writer]
+    video: Video,
+    protocol: Protocol,
+    methods: Mapping[str, Callable[[Video], Any]],
+    writers: Sequence[Writer],
 ) -> dict[str, list[ObjectScores]]:
     """Scores of every method for the objects of one video; the model's maps go to `writers`."""
     steppers = {name: method(video) for name, method in methods.items()}
-    j = {name: [[] for _ in video.ids] for name in methods}
-    f = {name: [[] for _ in video.ids] for name in methods}
+    scorers = {name: _scorer(protocol, video) for name in methods}
     for t in range(len(video)):
         frame = video.frame(t)
-        given, scored = np.asarray(video.given[t]), np.asarray(video.scored[t])
-        truth = video.mask(t) if given.any() or scored.any() else None
+        given, scored = np.asarray(video.given[t]), bool(np.any(video.scored[t]))
+        truth = video.mask(t) if given.any() or scored else None
         if truth is not None and truth.shape != frame.shape[:2]:
             raise ValueError(
                 f"{video.mask_files[t]}: expected a mask of the frame's size {frame.shape[:2]}, "
                 f"found {truth.shape}; use masks and frames of one resolution"
             )
         masks = None if truth is None else given_labels(truth, video.ids, given)
-        columns = np.flatnonzero(scored)
         for name, stepper in steppers.items():
             labels = stepper.step(frame, masks)
-            _check_labels(labels, frame, f"{name}, {video.name}, frame {video.frame_names[t]}")
+            where = f"{name}, {video.name}, frame {video.frame_names[t]}"
+            _check_labels(labels, frame, where)
             if name == MODEL:
                 for writer in writers:
                     writer.write(FrameResult(video.frame_names[t], frame, labels))
-            if columns.size:
-                js, fs = frame_scores(truth, labels, video.ids[columns])
-                for k, j_t, f_t in zip(columns, js, fs, strict=True):
-                    j[name][k].append(j_t)
-                    f[name][k].append(f_t)
-    return {
-        name: [
-            ObjectScores(video.name, int(i), np.array(j[name][k]), np.array(f[name][k]))
-            for k, i in enumerate(video.ids)
-            if j[name][k]
-        ]
-        for name in methods
-    }
+            if scored:
+                scorers[name].add(t, truth, labels, where)
+    return {name: scorer.scores() for name, scorer in scorers.items()}
+
+
+def _scorer(protocol: Protocol, video: Video) -> SequenceScorer:
+    return SequenceScorer(protocol, video.name, video.ids, video.scored, video.categories)
 
 
 def _check_labels(labels: np.ndarray, frame: np.ndarray, where: str) -> None:
@@ -262,37 +264,12 @@ def _writers(
     return [stack.enter_context(writer) for writer in writers]
 
 
-def _settings(videos: Sequence[Video], subset: str) -> dict[str, Any]:
-    """What was counted: goes to scores.json and under the tables."""
-    scored = sum(int(np.any(video.scored, axis=0).sum()) for video in videos)
-    return {
-        "set": subset,
-        "videos": len(videos),
-        "objects": scored,
-        "objects_left_out": sum(len(video.ids) for video in videos) - scored,
-        "frames": sum(len(video) for video in videos),
-        "scored_frames": sum(int(np.any(video.scored, axis=1).sum()) for video in videos),
-        "scored_object_frames": sum(int(np.sum(video.scored)) for video in videos),
-        "void": "background",
-    }
-
-
-def _statement(settings: Mapping[str, Any]) -> str:
-    left_out = settings["objects_left_out"]
-    return (
-        f"{settings['videos']} videos, {settings['objects']} objects "
-        f"({left_out} without a scored frame left out), {settings['scored_frames']} of "
-        f"{settings['frames']} frames scored ({settings['scored_object_frames']} object frames); "
-        "void pixels of the annotation count as background; means are plain means over objects."
-    )
-
-
 def _write(out_dir: epath.Path, results: Results, subset: str, overwrite: bool) -> None:
     for name, objects in results.methods.items():
         tables.write_results(
             out_dir if name == MODEL else out_dir / "floors" / name,
+            results.protocol,
             objects,
-            protocol=PROTOCOL,
             subset=subset,
             settings={**results.settings, "method": name},
             overwrite=overwrite,

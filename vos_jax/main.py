@@ -17,14 +17,15 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from vos_jax.command_line import new_flags, parse_flags
+from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.data.clip import Video
 from vos_jax.data.pipeline import Examples, batches
 from vos_jax.data.sources import evaluation_videos, open_sources
+from vos_jax.data.youtube_vos import read_categories
 from vos_jax.evaluate import FLOORS, MODEL, evaluate
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.metrics.floors import given_labels
-from vos_jax.metrics.tables import METRICS
+from vos_jax.metrics.protocols import Protocol, get_protocol
 from vos_jax.models import build_model
 from vos_jax.train.checkpoint import (
     Checkpoints,
@@ -59,8 +60,8 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     evaluated: score every config.eval.every steps and at the end into workdir/results/step_<n>;
     masks and overlays come with the last step.
     """
-    prepare_workdir(workdir, config, build_manifest(config))
     score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
+    prepare_workdir(workdir, config, build_manifest(config))
     mesh = build_mesh(config.mesh)
     model = build_model(config.model, **config.train.model)
     variables = initial_variables(model, config.init, config.seed)
@@ -158,14 +159,16 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
         raise ValueError(
             f"config.eval.floors: unknown {unknown}, expected some of {[*FLOORS, PROPAGATION]}"
         )
-    if config.eval.metric not in METRICS:
+    metrics = _protocol(config).metric_names
+    if config.eval.metric not in metrics:
         raise ValueError(
-            f"config.eval.metric: expected one of {METRICS}, found {config.eval.metric!r}"
+            f"config.eval.metric: protocol {config.eval.protocol} reports {', '.join(metrics)},"
+            f" found {config.eval.metric!r}"
         )
 
     def score(variables, step):
         variables = fetch(variables)
-        scores = dict.fromkeys(METRICS, 0.0)
+        scores = dict.fromkeys(metrics, 0.0)
         if jax.process_index() == 0:
             out_dir = epath.Path(workdir) / "results" / f"step_{step}"
             final = step == config.train.steps
@@ -192,6 +195,7 @@ def _evaluate(
         build_model(config.model),
         jax.device_put(variables),
         videos,
+        protocol=_protocol(config),
         out_dir=out_dir,
         floors=floors,
         predictors=predictors,
@@ -201,6 +205,15 @@ def _evaluate(
         overwrite=overwrite,
     )
     return results.metrics[MODEL]
+
+
+def _protocol(config: ConfigDict) -> Protocol:
+    """How config.data.eval is scored; ValueError where config.eval says it wrongly."""
+    seen = read_categories(config.eval.seen) if config.eval.seen else None
+    try:
+        return get_protocol(config.eval.protocol, seen=seen)
+    except ValueError as error:
+        raise ValueError(f"config.eval: {error}") from error
 
 
 def _propagation(config: ConfigDict) -> Callable[[Video], Iterator[np.ndarray]]:
@@ -251,23 +264,22 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     return values
 
 
+def run(args: flags.FlagValues) -> str:
+    """Do what the command line says; returns where the results are."""
+    initialize_distributed()
+    if args.mode == "eval":
+        out_dir = epath.Path(args.workdir) / "results" / "eval"
+        run_evaluation(args.config, args.checkpoint or args.workdir, out_dir, args.overwrite)
+        return f"results in {out_dir}"
+    run_training(args.config, args.workdir, evaluated=args.mode == "train_and_eval")
+    if args.mode == "train":
+        return f"checkpoints in {args.workdir}"
+    return f"results in {epath.Path(args.workdir) / 'results'}"
+
+
 def main(argv: Sequence[str]) -> None:
     """The command; wrong input ends with a message that says what to do."""
-    try:
-        args = parse(argv)
-        if args.help:
-            print(f"{__doc__}\n{args.get_help()}")
-            return
-        initialize_distributed()
-        if args.mode == "eval":
-            out_dir = epath.Path(args.workdir) / "results" / "eval"
-            run_evaluation(args.config, args.checkpoint or args.workdir, out_dir, args.overwrite)
-        else:
-            out_dir = epath.Path(args.workdir) / "results"
-            run_training(args.config, args.workdir, evaluated=args.mode == "train_and_eval")
-    except (ValueError, OSError, NonFiniteLoss, flags.Error) as error:
-        sys.exit(f"error: {error}")
-    print(f"results in {out_dir}" if args.mode != "train" else f"checkpoints in {args.workdir}")
+    run_command(argv, __doc__, parse, run, errors=(ValueError, OSError, NonFiniteLoss))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
 import json
+import pickle
+import shutil
 from types import SimpleNamespace
 
 import cv2
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from tests.data.trees import SIZE, davis_tree, frame, labels, youtube_tree
+from tests.data.trees import SIZE, davis_tree, frame, labels, same, youtube_tree
 from vos_jax.data.davis import open_davis
 from vos_jax.data.masks import write_mask
 from vos_jax.data.sources import evaluation_videos, open_sources
@@ -128,6 +130,43 @@ def test_youtube_videos_with_withheld_masks_are_given_but_not_scored(tmp_path):
     assert video.frame_names == ["00000", "00005", "00010"]
     assert np.argwhere(video.given).tolist() == [[0, 0], [1, 1]]
     assert not video.scored.any() and video.annotated.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("place", ["valid_all_frames", "all_frames/valid_all_frames"])
+def test_youtube_frames_at_the_full_rate_are_used_for_all_frames(tmp_path, place):
+    root = youtube_tree(tmp_path, "valid")
+    (root / place).mkdir(parents=True)
+    shutil.copytree(root / "valid/JPEGImages", root / place / "JPEGImages")
+    for t in range(11):
+        if t % 5:
+            (root / f"valid/JPEGImages/0a1b/{t:05d}.jpg").unlink()
+    (video,) = open_youtube_vos(root, "valid")
+    assert len(video) == 11 and np.argwhere(video.given).tolist() == [[0, 0], [5, 1]]
+    assert len(video.clip().frames) == 11
+    (video,) = open_youtube_vos(root, "valid", frames="annotated")
+    assert video.frame_names == ["00000", "00005", "00010"]
+    (root / "valid").rename(root / "train")
+    assert len(open_youtube_vos(root, "train")[0]) == 3
+    with pytest.raises(FileNotFoundError, match=r"valid: no such folder; .*test; .* holds "):
+        open_youtube_vos(root, "valid")
+
+
+def test_another_meta_file_chooses_the_videos_and_objects(tmp_path):
+    root = youtube_tree(tmp_path)
+    meta = json.loads((root / "train/meta.json").read_text())
+    del meta["videos"]["0a1b"]["objects"]["7"]
+    (root / "train/part.json").write_text(json.dumps(meta))
+    for path in ("part.json", str(root / "train/part.json")):
+        (video,) = open_youtube_vos(root, "train", meta=path)
+        assert video.ids.tolist() == [2] and video.categories == ["penguin"]
+    with pytest.raises(FileNotFoundError, match=r"train/rest\.json: no such file"):
+        open_youtube_vos(root, "train", meta="rest.json")
+
+
+@pytest.mark.parametrize("frames", ["all", "annotated"])
+def test_youtube_videos_pickle(tmp_path, frames):
+    (video,) = open_youtube_vos(youtube_tree(tmp_path), "train", frames)
+    assert same(video, pickle.loads(pickle.dumps(video)))
 
 
 def test_incomplete_youtube_folders_are_explained(tmp_path):

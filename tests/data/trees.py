@@ -60,3 +60,105 @@ def youtube_tree(root, split="train", length=11):
     objects = {str(k): {"category": categories[k], "frames": f} for k, f in listed.items()}
     (root / split / "meta.json").write_text(json.dumps({"videos": {name: {"objects": objects}}}))
     return root
+
+
+def fbms_tree(root, name="cats01", length=6, annotated=(0, 3, 5), split="Testset", values=None):
+    """A sequence in FBMS-59 layout; labels 1 and 2 are two regions, magenta and cyan.
+
+    values: 24-bit colours of the regions in Def.dat, None: no Def.dat.
+    """
+    folder = root / split / name
+    for t in range(length):
+        write_image(folder / f"{name}_{t + 1:04d}.jpg", frame(t))
+    for t in annotated:
+        write_image(folder / f"GroundTruth/{name}_{t + 1:04d}_gt.ppm", region_colours(labels(t)))
+        confidence = np.full(SIZE, 200, np.uint8)
+        assert cv2.imwrite(str(folder / f"GroundTruth/{name}_{t + 1:04d}_gt.pgm"), confidence)
+        write_image(folder / f"GroundTruth/{name}_{t + 1:04d}_PROB_gt.ppm", frame(t))
+    if values is not None:
+        files = [f"{name}_{t + 1:04d}_gt.ppm" for t in annotated]
+        write_definition(folder / f"GroundTruth/{name}Def.dat", values, files)
+    return root
+
+
+def region_colours(ids: np.ndarray) -> np.ndarray:
+    """RGB [H, W, 3] of labels 0, 1, 2: white, magenta, cyan."""
+    return np.array([[255, 255, 255], [255, 0, 255], [0, 255, 255]], np.uint8)[ids]
+
+
+def write_definition(path, values, files):
+    """A ground truth definition file of FBMS-59."""
+    lines = ["Ground truth definition file; do not change!", "", "Total number of regions:"]
+    lines.append(str(len(values)))
+    for region, value in enumerate(values):
+        lines += [f"Scale of region {region}:", str(value)]
+    lines += ["", "Confusion penality matrix", *["0 " * len(values)] * len(values), ""]
+    lines += ["Total number of frames in this shot:", "100"]
+    lines += ["Total number of labeled frames for this shot:", str(len(files))]
+    for number, file in enumerate(files):
+        lines += ["Frame number:", str(number), "File name:", file, "Input file name:", "x.ppm"]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def youtube_objects_tree(root, shots, length=21, step=10, scale=1):
+    """YouTube-Objects layout. shots: (category, id, shot); frames are `scale` x the labels."""
+    size = (SIZE[0] * scale, SIZE[1] * scale)
+    for category, number, shot in shots:
+        folder = root / category / "data" / number / "shots" / shot
+        for t in range(length):
+            write_image(folder / f"images/frame{t + 1:04d}.jpg", frame(t, size))
+        (folder / "labels").mkdir(parents=True)
+        for t in range(0, length, step):
+            mask = 255 * labels(t // step, (1,))
+            assert cv2.imwrite(str(folder / f"labels/{t + 1:05d}.jpg"), mask)
+    return root
+
+
+def segtrack_tree(root, length=4):
+    """SegTrack v2 layout: frog with one object, bmx with two that overlap in column 40."""
+    for name in ("frog", "bmx"):
+        for t in range(length):
+            write_image(root / f"JPEGImages/{name}/{name}_{t:05d}.png", frame(t))
+    for t in range(length):
+        write_binary(root / f"GroundTruth/frog/frog_{t:05d}.png", labels(t, (1,)) == 1)
+        for number in (1, 2):
+            inside = labels(t) == number
+            inside[:, 40] = True
+            kind = "bmp" if number == 1 else "png"
+            write_binary(root / f"GroundTruth/bmx/{number}/bmx_{t:05d}.{kind}", inside)
+    return root
+
+
+def segtrack_v1_tree(root, length=4):
+    """SegTrack v1 layout: girl's masks are numbered from 0, its frames are not."""
+    for t in range(length):
+        write_image(root / f"girl/5117-8_{70161 + t}.bmp", frame(t))
+        write_binary(root / f"girl/ground-truth/{t}.bmp", labels(t, (1,)) == 1)
+        write_image(root / f"penguin/penguin_{t:05d}.bmp", frame(t))
+        write_binary(root / f"penguin/ground_truth/penguin_{t:05d}.png", labels(t, (1,)) == 1)
+    return root
+
+
+def write_binary(path, inside: np.ndarray) -> None:
+    """A black and white colour image."""
+    write_image(path, np.repeat(255 * inside[..., None].astype(np.uint8), 3, 2))
+
+
+def images_tree(root, images="images", masks="masks", count=3):
+    """Images with soft saliency maps: 200 and 100 in the two halves of the object."""
+    for n in range(count):
+        write_image(root / images / f"im{n}.jpg", frame(n))
+        soft = (np.array([0, 200, 100], np.uint8))[labels(n)]
+        (root / masks).mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(root / masks / f"im{n}.png"), soft)
+    return root
+
+
+def same(one, other) -> bool:
+    """Whether two videos hold the same pixels and facts."""
+    a, b = one.clip(), other.clip()
+    arrays = ("frames", "masks", "ids", "given", "scored", "source_index")
+    facts = ("name", "dataset", "frame_names", "categories", "original_size")
+    return all(np.array_equal(getattr(a, f), getattr(b, f)) for f in arrays) and all(
+        getattr(a, f) == getattr(b, f) for f in facts
+    )

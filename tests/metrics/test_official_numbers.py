@@ -26,8 +26,7 @@ def score(golden, task, protocol):
     objects = []
     for sequence in map(str, golden[f"{task}_sequences"]):
         gt, pred = golden[f"{task}/{sequence}/gt"], golden[f"{task}/{sequence}/pred"]
-        first = gt[0][gt[0] != VOID]
-        ids = np.setdiff1d(first, [0])
+        ids = np.arange(1, 1 + gt[0][gt[0] != VOID].max())
         scored = np.zeros((len(gt), len(ids)), bool)
         # The semi-supervised task drops the first and the last frame.
         scored[slice(1, -1) if task == "semi" else slice(None)] = True

@@ -44,14 +44,6 @@ def test_every_pair_scores_what_the_two_masks_alone_score(seed):
             np.testing.assert_array_equal([[j[p, k]], [f[p, k]]], alone)
 
 
-def test_ids_below_the_largest_count_in_davis_even_without_pixels():
-    truth = blobs(0, (1, 3))
-    found = run(DAVIS, truth, truth, [1, 3])
-    assert [scores.name for scores in found] == ["clip_1", "clip_2", "clip_3"]
-    assert found[1].metrics["J-Mean"] == 1  # absent in both
-    assert [s.object_id for s in run(PROTOCOLS["youtube-vos"], truth, truth, [1, 3])] == [1, 3]
-
-
 def test_objects_are_scored_in_their_own_frames():
     truth, pred = blobs(0, (1, 2)), blobs(1, (1, 2))
     scored = np.array([[0, 0], [1, 0], [1, 0], [1, 1], [0, 1]], bool)

@@ -174,7 +174,7 @@ class Video:
 def first_frame_objects(
     first_mask: np.ndarray, num_frames: int, categories: list[str] | None = None
 ) -> Objects:
-    """The DAVIS rule: objects are the ids of frame 0, given there, scored in frames 1..T-2.
+    """Objects are the ids in frame 0, given there, scored in frames 1..T-2 as in DAVIS.
 
     first_mask: uint8 [H, W]. Dropping the first and the last frame is what the official
     evaluation of DAVIS 2016 and 2017 does (davis2017/evaluation.py).

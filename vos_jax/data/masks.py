@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vos_jax.data.clip import VOID
 
+INDEXED_MODES = ("P", "L", "1")
 MAX_IDS = 64  # more distinct ids than this is a picture, not a label map
 MANY_IDS = 8  # from here on, ids that cover next to nothing are a sign of smoothing
 TINY = 1e-4  # of the image (at least TINY_PIXELS): fewer pixels cover next to nothing
@@ -35,24 +36,34 @@ def davis_palette() -> np.ndarray:
     return palette
 
 
-def read_mask(path, size: tuple[int, int] | None = None, binary: bool | None = None) -> np.ndarray:
+def read_mask(
+    path,
+    size: tuple[int, int] | None = None,
+    binary: bool | None = None,
+    indexed: bool = False,
+) -> np.ndarray:
     """Read an image file as a label map, uint8 [H, W].
 
     Palette images give their indices, grey images of 1, 8 or 16 bits their values, RGB(A) images
     the ids whose DAVIS colours they hold. size: the (H, W) the mask must have. binary decides
     about images that hold nothing but 0 and 255 (or 0 and 65535), and about merging:
-    None refuses them, True makes every object pixel id 1, False reads 255 as void.
+    None refuses them, True makes every object pixel id 1, False reads 255 as void. indexed: refuse
+    RGB(A) images, as benchmarks do.
 
     Errors: FileNotFoundError; ValueError for anything that is not a clean label map.
     """
     path = epath.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such mask file")
-    return decode_mask(path.read_bytes(), str(path), size, binary)
+    return decode_mask(path.read_bytes(), str(path), size, binary, indexed)
 
 
 def decode_mask(
-    data: bytes, where: str, size: tuple[int, int] | None = None, binary: bool | None = None
+    data: bytes,
+    where: str,
+    size: tuple[int, int] | None = None,
+    binary: bool | None = None,
+    indexed: bool = False,
 ) -> np.ndarray:
     """`read_mask` for the bytes of an encoded image; `where` names them in messages."""
     try:
@@ -64,6 +75,12 @@ def decode_mask(
         raise ValueError(
             f"{where}: expected a lossless mask, found a JPEG, whose compression blurs ids;"
             " save the mask as PNG"
+        )
+    if indexed and image.mode not in INDEXED_MODES:
+        raise ValueError(
+            f"{where}: expected a palette or grey PNG whose values are the object ids, found a"
+            f" colour image ({image.mode}); official tools read ids, not colours: save the mask"
+            " with vos_jax.data.masks.write_mask or as a PNG of mode P"
         )
     found = (image.height, image.width)
     if size is not None and found != tuple(size):

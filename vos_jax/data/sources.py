@@ -2,6 +2,9 @@
 
     config.data.train.<name> = {kind, dir, split, weight, repeat, ...options of the kind}
 
+The options of a kind are the arguments of its function in SOURCES; split may be left out where the
+data set has none.
+
 The share of a source in training is weight x repeat, divided by the sum over all sources: equal
 shares unless told otherwise, whatever the number of videos (as FEELVOS mixes its data sets).
 """
@@ -16,8 +19,12 @@ from etils import epath
 
 from vos_jax.data.clip import Video
 from vos_jax.data.davis import open_davis
+from vos_jax.data.fbms import open_fbms
+from vos_jax.data.images import open_images
+from vos_jax.data.segtrack import open_segtrack
 from vos_jax.data.synthetic import NUM_FRAMES, synthetic_videos
 from vos_jax.data.tfds_davis import open_tfds_davis
+from vos_jax.data.youtube_objects import open_youtube_objects
 from vos_jax.data.youtube_vos import open_youtube_vos
 
 ROOT_VARIABLE = "VOS_JAX_DATA_DIR"
@@ -35,6 +42,10 @@ SOURCES = {
     "davis": open_davis,
     "youtube_vos": open_youtube_vos,
     "tfds_davis": open_tfds_davis,
+    "fbms": open_fbms,
+    "youtube_objects": open_youtube_objects,
+    "segtrack": open_segtrack,
+    "images": open_images,
     "synthetic": open_synthetic,
 }
 
@@ -69,10 +80,16 @@ def open_sources(data: Mapping, key: str) -> list[Source]:
 def evaluation_videos(sources: list[Source]) -> list[Video]:
     """All videos of the sources in order, each checked to have an object to follow.
 
-    Errors: ValueError naming the mask of the first frame where that holds no object.
+    Errors: ValueError naming the mask of the first frame where that holds no object, or the video
+    where its masks are withheld.
     """
     videos = [video for source in sources for video in source.videos]
     for video in videos:
+        if len(video.ids) == 0 and not video.annotated.any():
+            raise ValueError(
+                f"{video.dataset}/{video.name}: no frame has a mask, so there is nothing to score;"
+                " leave the split with withheld masks out, its results are scored by a server"
+            )
         if len(video.ids) == 0:
             raise ValueError(
                 f"{video.mask_files[0]}: the mask of the first frame holds no object, so there is"
@@ -86,14 +103,14 @@ def _open(field: str, name: str, entry: Mapping, data: Mapping) -> Source:
     if kind not in SOURCES:
         raise ValueError(f"{field}.kind: no source is called {kind!r}" + _nearest(kind, SOURCES))
     options = {option: entry[option] for option in entry if option not in MIXING}
-    known = list(inspect.signature(SOURCES[kind]).parameters)
+    known = inspect.signature(SOURCES[kind]).parameters
     for option in options:
         if option not in known:
             raise ValueError(
                 f"{field}.{option}: kind {kind!r} has no such option"
                 + _nearest(option, [*MIXING, *known])
             )
-    if "split" not in options:
+    if "split" not in options and known["split"].default is inspect.Parameter.empty:
         raise ValueError(f"{field}.split is missing")
     if kind != "synthetic":
         options["dir"] = _resolve(field, options.get("dir") or "", data.get("dir") or "")

@@ -3,50 +3,94 @@
     <root>/<split>/JPEGImages/<video>/00000.jpg
     <root>/<split>/Annotations/<video>/00000.png     every 5th frame, or first appearances only
     <root>/<split>/meta.json    videos.<video>.objects.<id>.{category, frames}
+    <root>/[all_frames/]<split>_all_frames/JPEGImages/<video>/00000.jpg      optional download
 
 Each object is given at the first frame that meta.json lists for it, which may be later than frame
 0, and scored at its other listed frames, unless the masks of listed frames are withheld, as in the
 valid and test splits: then nothing of the video is scored. Ids need not be contiguous. Running on
 every frame and on every 5th gives different scores: say which with the number.
+
+The images beside the masks of valid and test are every 5th frame of the clip; those at the full
+rate are a download of their own, used for frames="all" where it lies beside the split (layouts
+of the READMEs of RPCMVOS and of DEVA, which has the folder all_frames between).
 """
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import Objects, Video
+from vos_jax.data.folders import read_at, require_folders
 from vos_jax.data.frames import list_images, read_image
 from vos_jax.data.masks import read_mask
 
-FRAMES = ("all", "annotated")
+FRAMES = ("all", "annotated", "masks")
+THINNED = ("valid", "test")  # splits whose JPEGImages hold every 5th frame
 
 
-def open_youtube_vos(dir: str, split: str, frames: str = "all") -> list[Video]:
+def open_youtube_vos(
+    dir: str, split: str, frames: str = "all", meta: epath.PathLike = ""
+) -> list[Video]:
     """The videos of one split, sorted by name; no pixel is read here.
 
     frames: "all" images on disk, or only the "annotated" ones: those that meta.json lists for an
-    object or that have a mask.
+    object or that have a mask. "masks": the same frames without their images, which need not be
+    there (to score results nothing else is read). meta: another file in place of meta.json, e.g.
+    one that lists a part of the training videos; absolute, or relative to the split's folder.
     Errors: FileNotFoundError for a missing folder, meta.json or frame; ValueError for a meta.json
     that is not one, or an object whose first frame has no mask.
     """
     if frames not in FRAMES:
         raise ValueError(f"youtube_vos: expected frames to be one of {FRAMES}, got {frames!r}")
     root = epath.Path(dir) / split
-    for folder in (epath.Path(dir), root, root / "JPEGImages", root / "Annotations"):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"{folder}: no such folder; YouTube-VOS has <dir>/<split>/JPEGImages,"
-                " <dir>/<split>/Annotations and <dir>/<split>/meta.json"
-            )
-    videos = _read_meta(root / "meta.json")
+    parts = ("Annotations",) if frames == "masks" else ("JPEGImages", "Annotations")
+    require_folders(
+        (epath.Path(dir), root, *(root / part for part in parts)),
+        "YouTube-VOS has <dir>/<split>/JPEGImages, <dir>/<split>/Annotations and"
+        " <dir>/<split>/meta.json, the splits are train, valid and test",
+    )
+    videos = _read_meta(root / (meta or "meta.json"))
+    images = _images(root) if frames == "all" and split in THINNED else root / "JPEGImages"
 
     def open_one(name: str) -> Video:
-        return _open_video(root, name, videos[name], frames)
+        return _open_video(images / name, root / "Annotations" / name, videos[name], frames)
 
     with ThreadPoolExecutor(8) as pool:  # thousands of folders to list, maybe on a remote store
         return list(pool.map(open_one, sorted(videos)))
+
+
+def read_categories(path: epath.PathLike) -> frozenset[str]:
+    """Names of categories from a text file, one a line, or those of a meta.json.
+
+    The seen categories of YouTube-VOS are those of its training videos: train/meta.json lists them.
+    Errors: FileNotFoundError, and ValueError for a file that names none.
+    """
+    path = epath.Path(path)
+    if path.suffix == ".json":
+        objects = [
+            facts for video in _read_meta(path).values() for facts in video["objects"].values()
+        ]
+        names = {facts.get("category", "") for facts in objects}
+    elif path.is_file():
+        names = {line.strip() for line in path.read_text().splitlines()}
+    else:
+        raise FileNotFoundError(f"{path}: no such file; it names the seen categories, one a line")
+    if not names - {""}:
+        raise ValueError(f"{path}: expected names of categories, one a line, found none")
+    return frozenset(names - {""})
+
+
+def _images(root: epath.Path) -> epath.Path:
+    """The frames at the full rate where they are there, else those beside the masks."""
+    name = f"{root.name}_all_frames"
+    for folder in (root.parent / name, root.parent / "all_frames" / name):
+        if (folder / "JPEGImages").is_dir():
+            return folder / "JPEGImages"
+    return root / "JPEGImages"
 
 
 def _read_meta(path: epath.Path) -> dict:
@@ -67,9 +111,9 @@ def _read_meta(path: epath.Path) -> dict:
     return videos
 
 
-def _open_video(root: epath.Path, name: str, meta: dict, frames: str) -> Video:
-    images, masks = root / "JPEGImages" / name, root / "Annotations" / name
-    for folder in (images, masks):
+def _open_video(images: epath.Path, masks: epath.Path, meta: dict, frames: str) -> Video:
+    name = images.name
+    for folder in (masks,) if frames == "masks" else (images, masks):
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{folder}: video {name!r} is in meta.json but has no such folder"
@@ -77,7 +121,10 @@ def _open_video(root: epath.Path, name: str, meta: dict, frames: str) -> Video:
     listed = {int(key): facts["frames"] for key, facts in meta["objects"].items()}
     mask_files = {file.stem: file for file in list_images(masks) if file.suffix == ".png"}
     wanted = set(mask_files).union(*listed.values())
-    frame_files = {file.stem: file for file in list_images(images)}
+    if frames == "masks":
+        frame_files = {stem: images / f"{stem}.jpg" for stem in sorted(wanted)}
+    else:
+        frame_files = {file.stem: file for file in list_images(images)}
     missing = sorted(wanted - set(frame_files))
     if missing:
         raise FileNotFoundError(
@@ -89,23 +136,38 @@ def _open_video(root: epath.Path, name: str, meta: dict, frames: str) -> Video:
         raise ValueError(f"{images}: video {name!r} has no frame")
     given, scored = _appearances(listed, stems, set(mask_files), masks)
     files = [frame_files[stem] for stem in stems]
+    files_of_masks = [mask_files.get(stem) for stem in stems]
     objects = meta["objects"]
     categories = [objects[key].get("category", "") for key in sorted(objects, key=int)]
-
-    def describe() -> Objects:
-        size = read_image(files[0]).shape[:2]
-        ids = np.array(sorted(listed), np.int32)
-        return Objects(ids, given, scored, categories if any(categories) else None, size)
-
     return Video(
         name=name,
         dataset="youtube_vos",
         frame_names=stems,
-        mask_files=[str(mask_files[stem]) if stem in mask_files else None for stem in stems],
-        load_frame=lambda t: read_image(files[t]),
-        load_mask=lambda t: read_mask(mask_files[stems[t]]),
-        describe=describe,
+        mask_files=[None if file is None else str(file) for file in files_of_masks],
+        load_frame=partial(read_at, read_image, files),
+        load_mask=partial(read_at, read_mask, files_of_masks),
+        describe=partial(
+            _objects,
+            partial(read_mask, next(iter(mask_files.values())))
+            if mask_files
+            else partial(read_image, files[0]),
+            np.array(sorted(listed), np.int32),
+            given,
+            scored,
+            categories if any(categories) else None,
+        ),
     )
+
+
+def _objects(
+    read: Callable[[], np.ndarray],
+    ids: np.ndarray,
+    given: np.ndarray,
+    scored: np.ndarray,
+    categories: list[str] | None,
+) -> Objects:
+    """The size is only known from a mask, which is why this waits until it is asked for."""
+    return Objects(ids, given, scored, categories, read().shape[:2])
 
 
 def _appearances(

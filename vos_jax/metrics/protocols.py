@@ -28,8 +28,7 @@ class Protocol:
     """How results are compared with annotations and averaged.
 
     measures: of J, F, T and E (see metrics/scores.py). merged: every object pixel is foreground,
-    one object per sequence. absent_ids: ids below the largest one count even if they have no pixel
-    (DAVIS: objects are 1..max). ignore_void: pixels of id 255 do not count; else they are
+    one object per sequence. ignore_void: pixels of id 255 do not count; else they are
     background. proposals: predicted ids carry no meaning and up to this many are matched to the
     objects (0: ids must agree). average: of scores.AVERAGES. stable_only: T is measured in
     STABLE_SEQUENCES alone. seen: names of the seen categories, for average "seen".
@@ -38,7 +37,6 @@ class Protocol:
     name: str
     measures: tuple[str, ...] = ("J", "F")
     merged: bool = False
-    absent_ids: bool = False
     ignore_void: bool = False
     proposals: int = 0
     average: str = "objects"
@@ -82,8 +80,8 @@ PROTOCOLS: Mapping[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
         Protocol("davis2016", merged=True),
-        Protocol("davis2017", absent_ids=True),
-        Protocol("davis2017-unsupervised", absent_ids=True, ignore_void=True, proposals=20),
+        Protocol("davis2017"),
+        Protocol("davis2017-unsupervised", ignore_void=True, proposals=20),
         Protocol("youtube-vos", average="seen"),
         Protocol("fbms", measures=("J",), merged=True),
         Protocol("youtube-objects", measures=("J",), merged=True, average="categories"),

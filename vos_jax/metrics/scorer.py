@@ -34,9 +34,6 @@ class SequenceScorer:
         anywhere = scored.any(axis=1, keepdims=True)
         if protocol.merged and len(ids):
             ids, scored, categories = np.array([1]), anywhere, (categories or [None])[:1]
-        elif protocol.absent_ids and len(ids):
-            ids = np.arange(1, max(ids) + 1)
-            scored, categories = np.repeat(anywhere, len(ids), axis=1), None
         self._protocol, self._name = protocol, name
         self._ids, self._scored = np.asarray(ids, int), scored
         self._categories = categories or [None] * len(ids)
