@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.data.clip import Video
-from vos_jax.data.pipeline import Examples, batches
+from vos_jax.data.pipeline import Examples, Staged, batches
 from vos_jax.data.sources import evaluation_videos, open_sources
 from vos_jax.data.youtube_vos import read_categories
 from vos_jax.evaluate import FLOORS, MODEL, evaluate
@@ -122,22 +122,20 @@ def run_evaluation(
 
 
 def _training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
-    """Function of the first example -> this process's batches from there on."""
+    """Function of the first example -> this process's batches from there on.
+
+    config.data.pretrain, where there is one, holds what is different in the first
+    config.data.pretrain.steps steps.
+    """
     data = config.data
-    examples = Examples(
-        open_sources(data, "train"),
-        frames=data.clip.frames,
-        choose=data.clip.choose,
-        max_gap=data.clip.max_gap,
-        crop=data.crop,
-        short_side=data.short_side,
-        scale=data.scale,
-        flip=data.flip,
-        groups=data.groups,
-        max_objects=data.max_objects,
-        on_bad_clip=data.on_bad_clip,
-        seed=config.seed,
-    )
+    examples: Examples | Staged = _examples(data, config.seed)
+    pretrain = data.get("pretrain")
+    if pretrain is not None and pretrain.steps:
+        changed = {name: field for name, field in pretrain.items() if name != "steps"}
+        first = ConfigDict({**data.copy_and_resolve_references(), **changed})
+        examples = Staged(
+            _examples(first, config.seed), pretrain.steps * config.train.batch, examples
+        )
     return lambda start: batches(
         examples,
         start,
@@ -145,6 +143,24 @@ def _training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, 
         jax.process_index(),
         jax.process_count(),
         workers=data.workers,
+    )
+
+
+def _examples(data: ConfigDict, seed: int) -> Examples:
+    """The examples of one stage; data: config.data."""
+    return Examples(
+        open_sources(data, "train"),
+        **data.clip,
+        crop=data.crop,
+        short_side=data.short_side,
+        scale=data.scale,
+        flip=data.flip,
+        groups=data.groups,
+        warp=data.get("warp"),
+        paste=data.get("paste", 0),
+        max_objects=data.max_objects,
+        on_bad_clip=data.on_bad_clip,
+        seed=seed,
     )
 
 

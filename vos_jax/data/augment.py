@@ -1,6 +1,7 @@
 """Random scale, crop and flip of a training clip, and the choice of its objects (host side, numpy).
 
-The recipe is that of FEELVOS: scale in [1.0, 1.3] with align_corners=True, padding at the bottom
+Frames may be warped on their own besides (`vos_jax.data.warp`, STM). Without it the recipe is that
+of FEELVOS: scale in [1.0, 1.3] with align_corners=True, padding at the bottom
 and right with mean grey and void, a uniform crop and a flip. Frames of one group share all of it;
 the reference is drawn independently of the pair (previous, query).
 Deviation: a void pixel of the reference stays void; the official code takes it for an object.
@@ -14,6 +15,7 @@ import numpy as np
 
 from vos_jax.data.clip import VOID
 from vos_jax.data.sampling import RejectedClip
+from vos_jax.data.warp import Warp, cut_warped
 
 MEAN_GREY = 127.5
 STRIDE = 4  # of the grid on which labels are matched
@@ -40,12 +42,13 @@ def augment(
     flip: float,
     groups: Sequence[Sequence[int]],
     short_side: int = 0,
+    warp: Warp | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scale, pad, crop and mirror every frame, with one set of parameters per group.
 
     frames: uint8 [T, H, W, 3]. masks: uint8 [T, H, W]. crop: (h, w). scale: (lowest, highest).
     short_side: the shorter side at scale 1; 0: as it is. flip: probability. groups: positions in
-    the clip that share parameters, e.g. ((0,), (1, 2)).
+    the clip that share parameters, e.g. ((0,), (1, 2)). warp: what happens to each frame alone.
     Returns float32 [T, h, w, 3] in 0..255 and uint8 [T, h, w].
     """
     if sorted(t for group in groups for t in group) != list(range(len(frames))):
@@ -59,7 +62,19 @@ def augment(
     for group in groups:
         where = random_crop(rng, size, crop, (unit * scale[0], unit * scale[1]), flip)
         for t in group:
-            image, labels = _cut(frames[t], masks[t], where, crop)
+            if warp is None:
+                image, labels = _cut(frames[t], masks[t], where, crop)
+            else:
+                image, labels = cut_warped(
+                    frames[t],
+                    masks[t],
+                    rng,
+                    warp,
+                    crop=crop,
+                    scaled=where.size,
+                    corner=(where.top, where.left),
+                    fill=MEAN_GREY,
+                )
             h, w = labels.shape
             out_frames[t, :h, :w], out_masks[t, :h, :w] = image, labels
             if where.flip:

@@ -9,16 +9,17 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
 from vos_jax.data.augment import augment, choose_objects
-from vos_jax.data.clip import Clip, Video
-from vos_jax.data.sampling import CHOOSERS, RejectedClip
+from vos_jax.data.clip import VOID, Clip, Video
+from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
 from vos_jax.data.sources import Source
+from vos_jax.data.warp import Warp, paste
 
 ENDLESS = 2**62
 
@@ -27,7 +28,10 @@ class Examples:
     """An endless sequence of training examples drawn from `sources`.
 
     choose: a name in CHOOSERS. frames: T, frames per example. max_gap: annotated frames between
-    two that follow each other. crop, short_side, scale, flip, groups: see `augment`.
+    two that follow each other. growth: {"start", "step", "every"}, the limit begins at start and
+    grows by step every so many examples, up to max_gap; None: max_gap from the beginning. crop,
+    short_side, scale, flip, groups, warp: see `augment`. paste: up to so many objects of other
+    videos' frames are laid over a clip, warped on their own (with `warp` only).
     max_objects: N. A draw that the rules of `choose_objects` reject is drawn anew, at most
     `attempts` times. on_bad_clip: what a file that cannot be read does: "raise", or "skip" it for
     another draw; `bad_clips` counts those.
@@ -47,6 +51,9 @@ class Examples:
         seed: int,
         choose: str = "reference_and_run",
         max_gap: int = 1,
+        growth: Mapping[str, int] | None = None,
+        warp: Mapping[str, Any] | None = None,
+        paste: int = 0,
         attempts: int = 20,
         on_bad_clip: str = "raise",
     ):
@@ -75,9 +82,14 @@ class Examples:
             scale=tuple(scale),
             flip=float(flip),
             groups=tuple(tuple(group) for group in groups),
+            warp=None if warp is None else Warp(**warp),
         )
+        if paste and warp is None:
+            raise ValueError("config.data.paste needs config.data.warp, which moves what is pasted")
+        self._paste = int(paste)
         self._seed = int(seed)
-        self._choose: Callable = partial(CHOOSERS[choose], max_gap=int(max_gap))
+        self._choose: Callable = CHOOSERS[choose]
+        self._max_gap, self._growth = int(max_gap), growth
         self._attempts = int(attempts)
         self._skip = on_bad_clip == "skip"
         self._lock = threading.Lock()
@@ -93,10 +105,9 @@ class Examples:
         tried = []
         for attempt in range(self._attempts):
             rng = np.random.default_rng([self._seed, int(i), attempt])
-            source = self.sources[rng.choice(len(self.sources), p=self._shares)]
-            video = source.videos[rng.integers(len(source.videos))]
+            video = self._draw(rng)
             try:
-                indices = self._choose(video, self.frames, rng)
+                indices = self._choose(video, self.frames, rng, max_gap=self.gap_limit(i))
                 return self._finish(self._read(video, indices), rng)
             except RejectedClip as reason:
                 tried.append(f"{video.dataset}/{video.name}: {reason}")
@@ -104,6 +115,17 @@ class Examples:
             f"example {i}: none of {self._attempts} draws can be trained on; a larger crop or"
             " videos with larger objects may help. Tried " + "; ".join(dict.fromkeys(tried))
         )
+
+    def gap_limit(self, i: int) -> int:
+        """The largest gap in example i, in annotated frames."""
+        if self._growth is None:
+            return self._max_gap
+        steps = int(i) // int(self._growth["every"])
+        return min(self._growth["start"] + self._growth["step"] * steps, self._max_gap)
+
+    def _draw(self, rng: np.random.Generator) -> Video:
+        source = self.sources[rng.choice(len(self.sources), p=self._shares)]
+        return source.videos[rng.integers(len(source.videos))]
 
     def _read(self, video: Video, indices: Sequence[int]) -> Clip:
         try:
@@ -117,6 +139,8 @@ class Examples:
 
     def _finish(self, clip: Clip, rng: np.random.Generator) -> dict:
         frames, masks = augment(clip.frames, clip.masks, rng, **self._change)
+        if self._paste:
+            frames, masks = self._pasted(frames, masks, rng)
         masks, count = choose_objects(masks, rng, self.max_objects)
         return dict(
             frames=frames,
@@ -126,9 +150,54 @@ class Examples:
             source_index=clip.source_index,
         )
 
+    def _pasted(
+        self, frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The clip with the objects of up to `paste` other frames laid over it."""
+        for _ in range(rng.integers(self._paste + 1)):
+            other = self._draw(rng)
+            clip = self._read(other, still(other, self.frames, rng))
+            layers, layer_masks = augment(clip.frames, clip.masks, rng, **self._change)
+            first = int(np.where(masks == VOID, 0, masks).max()) + 1
+            pairs = zip(frames, masks, layers, layer_masks, strict=True)
+            laid = [paste(*pair, first) for pair in pairs]
+            frames, masks = (np.stack(column) for column in zip(*laid, strict=True))
+        return frames, masks
+
+
+class Staged:
+    """Two training stages as one sequence of examples: the first `count` are the first stage's.
+
+    Both have clips of one shape; the second stage's examples are counted from its beginning.
+    """
+
+    def __init__(self, first: Examples, count: int, second: Examples):
+        if _shape(first) != _shape(second):
+            raise ValueError(
+                "config.data.pretrain: expected clips of the main stage's frames, crop and"
+                f" max_objects {_shape(second)}, found {_shape(first)}"
+            )
+        self._first, self._count, self._second = first, int(count), second
+        self.frames, self.crop, self.max_objects = _shape(second)
+
+    @property
+    def bad_clips(self) -> int:
+        """Files that could not be read so far."""
+        return self._first.bad_clips + self._second.bad_clips
+
+    def example(self, i: int) -> dict:
+        """Training example i, see `Examples.example`."""
+        if i < self._count:
+            return self._first.example(i)
+        return self._second.example(i - self._count)
+
+
+def _shape(examples: Examples) -> tuple:
+    return examples.frames, examples.crop, examples.max_objects
+
 
 def batches(
-    examples: Examples,
+    examples: Examples | Staged,
     start: int,
     batch: int,
     process_index: int = 0,

@@ -1,0 +1,114 @@
+"""Random affine maps, elastic deformation and colour changes of single frames (host side, numpy).
+
+Applied to each frame of a clip on its own, they turn one still image into a clip with motion, the
+first training stage of STM (Oh et al., ICCV 2019, sec. 3.4), and vary videos in the second. Ranges
+are the config's; the paper names the operations but not their ranges.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vos_jax.data.clip import VOID
+
+GRID = 4  # control points per axis of the elastic deformation
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Ranges of what happens to a frame; the default changes nothing.
+
+    rotate, shear: degrees, drawn from +- the value. zoom: (lowest, highest) factor, drawn per
+    axis. shift: fraction of the crop's height and width, drawn from +- the value. elastic: pixels
+    by which points of a coarse grid move at most. colour: relative change of contrast, brightness
+    and saturation at most.
+    """
+
+    rotate: float = 0.0
+    shear: float = 0.0
+    zoom: tuple[float, float] = (1.0, 1.0)
+    shift: float = 0.0
+    elastic: float = 0.0
+    colour: float = 0.0
+
+    def matrix(self, rng: np.random.Generator, crop: tuple[int, int]) -> np.ndarray:
+        """A random map [2, 3] from places (x, y) in the crop to places in the unwarped crop."""
+        height, width = crop
+        angle = np.deg2rad(rng.uniform(-self.rotate, self.rotate))
+        shear = np.tan(np.deg2rad(rng.uniform(-self.shear, self.shear)))
+        zoom = rng.uniform(*self.zoom, size=2)
+        shift = rng.uniform(-self.shift, self.shift, size=2) * (width, height)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        linear = turn @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag(1 / zoom)
+        centre = np.array([(width - 1) / 2, (height - 1) / 2])
+        return np.concatenate([linear, (centre + shift - linear @ centre)[:, None]], axis=1)
+
+
+def cut_warped(
+    image: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    warp: Warp,
+    *,
+    crop: tuple[int, int],
+    scaled: tuple[int, int],
+    corner: tuple[int, int],
+    fill: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A crop of the scaled image, warped about the middle of the crop.
+
+    image: uint8 [H, W, 3]. labels: uint8 [H, W]. crop: (h, w) of the result. scaled: (H', W') of
+    the image to crop from, corner: (top, left) of the crop in it. fill: grey value of what lies
+    outside the image; its label is void.
+    Returns float32 [h, w, 3] in 0..255 and uint8 [h, w].
+    """
+    if min(scaled) < 0.75 * min(labels.shape):  # average first, or detail turns to noise
+        image = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_AREA)
+        labels = cv2.resize(labels, scaled[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    height, width = labels.shape
+    x, y = np.meshgrid(np.arange(crop[1], dtype=float), np.arange(crop[0], dtype=float))
+    matrix = warp.matrix(rng, crop)
+    places = matrix[:, :2] @ np.stack([x.ravel(), y.ravel()]) + matrix[:, 2:]
+    x, y = places.reshape(2, *crop) + _waves(rng, warp.elastic, crop)
+    # Pixel centres of the scaled image to those of the image at hand.
+    x = (x + corner[1] + 0.5) * (width / scaled[1]) - 0.5
+    y = (y + corner[0] + 0.5) * (height / scaled[0]) - 0.5
+    maps = x.astype(np.float32), y.astype(np.float32)
+    border = cv2.BORDER_CONSTANT
+    out = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=border, borderValue=(fill,) * 3)
+    ids = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderMode=border, borderValue=VOID)
+    return _recolour(out.astype(np.float32), rng, warp.colour), ids
+
+
+def paste(
+    frame: np.ndarray, labels: np.ndarray, other: np.ndarray, other_labels: np.ndarray, first: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lay the objects of another picture over a frame; their ids become first, first + 1, ...
+
+    frame, other: [h, w, 3]. labels, other_labels: uint8 [h, w]; void of the other stays out.
+    Returns both anew; ids above 254 do not fit and stay out.
+    """
+    inside = (other_labels > 0) & (other_labels != VOID)
+    ids = other_labels.astype(int) + first - 1
+    inside &= ids < VOID
+    return np.where(inside[..., None], other, frame), np.where(inside, ids, labels).astype(np.uint8)
+
+
+def _waves(rng: np.random.Generator, reach: float, crop: tuple[int, int]) -> np.ndarray:
+    """Smooth random displacements [2, h, w] of at most about `reach` pixels."""
+    if reach == 0:
+        return np.zeros((2, *crop))
+    coarse = rng.uniform(-reach, reach, (2, GRID, GRID))
+    return np.stack([cv2.resize(c, crop[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse])
+
+
+def _recolour(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
+    """Random saturation, contrast and brightness of a float image in 0..255."""
+    if amount == 0:
+        return image
+    saturation, contrast, brightness = rng.uniform(1 - amount, 1 + amount, 3)
+    grey = image.mean(axis=2, keepdims=True)
+    image = grey + saturation * (image - grey)
+    mean = image.mean()
+    return np.clip((mean + contrast * (image - mean)) * brightness, 0, 255).astype(np.float32)
