@@ -5,7 +5,7 @@ import pytest
 
 from vos_jax import benchmark
 
-SMALL = ["kernels", "--grid", "9", "12", "--rounds", "2"]
+SMALL = ["kernels", "--grid", "9", "12", "--frame", "48", "86", "--rounds", "2"]
 
 
 def test_table_has_a_row_per_case_and_ratios_to_the_matrix_product(capsys):

@@ -180,12 +180,15 @@ def test_too_many_probabilities_leave_no_output_behind(video, run, monkeypatch):
     assert not (video / "out").exists()
 
 
-def test_a_config_that_differs_from_the_checkpoint_is_refused_with_its_fields(monkeypatch):
-    stored = {"model": {"name": "feelvos", "embedding": 100}, "train": {"steps": 3}}
+def test_a_config_beside_a_checkpoint_counts_for_inference_and_must_agree_in_the_model(monkeypatch):
+    stored = {"model": {"name": "feelvos", "embedding": 100}, "inference": {"max_objects": 0}}
     monkeypatch.setattr(command, "import_variables", lambda path: ({"params": {}}, stored))
-    monkeypatch.setattr(command, "build_model", lambda section: section["name"])
-    config = command.ConfigDict({**stored, "train": {"steps": 9}})
-    assert command.load("c", config) == ("feelvos", {"params": {}})
+    monkeypatch.setattr(
+        command, "build_inference_model", lambda c: (c.model.name, c.inference.max_objects)
+    )
+    config = command.ConfigDict({**stored, "inference": {"max_objects": 7}})
+    assert command.load("c") == (("feelvos", 0), {"params": {}})
+    assert command.load("c", config) == (("feelvos", 7), {"params": {}})
     config.model.embedding = 50
     with pytest.raises(
         ValueError, match=r"c was made with another config.*model\.embedding: 100 -> 50"

@@ -2,6 +2,7 @@
 
     python -m vos_jax.benchmark kernels
     python -m vos_jax.benchmark feelvos
+    python -m vos_jax.benchmark stm
     python -m vos_jax.benchmark metrics
 
 Every case is compiled first (metrics are host code and need none); then all cases run in turn,
@@ -14,6 +15,7 @@ A stage is a function of the command's options that returns its cases; STAGES li
 """
 
 import argparse
+import math
 import statistics
 import subprocess
 import sys
@@ -35,8 +37,10 @@ from vos_jax.metrics.temporal import pair_instability
 from vos_jax.models import init_variables
 from vos_jax.models.feelvos import FEELVOS
 from vos_jax.models.protocol import one_hot
+from vos_jax.models.stm import STM
 from vos_jax.ops.convolution import conv_general_dilated
 from vos_jax.ops.matching import global_matching, local_matching
+from vos_jax.ops.memory_read import memory_read
 from vos_jax.ops.resize import resize_bilinear
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -100,6 +104,8 @@ def kernel_cases(options: argparse.Namespace) -> list[Case]:
             f"local K=15, {n} labels", partial(local_matching, num_labels=n, window=15),
             partial(embeddings, n), product,
         ))
+    for frames in (5, 10, 20):
+        cases += _read_cases(frames, options, memory_read)
     return cases + _convolution_cases(images, features) + _resize_cases(images, features, h, w)
 
 
@@ -138,13 +144,60 @@ def _resize_cases(images, features, h, w):
 
 def feelvos_cases(options: argparse.Namespace) -> list[Case]:
     """The stages of one frame of the full-size network with fresh weights, and the whole frame."""
-    size, model = tuple(options.frame), FEELVOS()
+
+    def segment(model, variables, memory, features):
+        return model.apply(variables, memory, features, method=model.segment)
+
+    whole, encode, started = _frame_cases(FEELVOS(), options)
+    return [whole, encode, Case("match and segment", partial(segment, FEELVOS()), started, WHOLE)]
+
+
+def stm_cases(options: argparse.Namespace) -> list[Case]:
+    """The stages of one frame of the full-size network with 5 frames in memory."""
+    model = STM(capacity=5)
+
+    def full(variables, memory, features):
+        bank = memory.bank.replace(
+            known=jnp.ones_like(memory.bank.known),
+            number=jnp.arange(1, 6)[None],
+            written=jnp.array([5]),
+        )
+        return variables, memory.replace(bank=bank), features
+
+    def remember(variables, features, masks):
+        return model.apply(variables, features, masks, method=model._encode_masks)
+
+    def decode(variables, features):
+        shape = (1, options.objects, *features.value.shape[1:])
+        read = jnp.broadcast_to(features.value[:, None], shape)
+        arguments = (read, features.value, features.r3, features.r2)
+        return model.apply(variables, *arguments, method=lambda m, *x: m.decoder(*x))
+
+    whole, encode, started = _frame_cases(model, options, full)
+    return [
+        whole,
+        encode,
+        Case("memory encoder", remember, lambda: (*started()[::2], _masks(model, options)), WHOLE),
+        *_read_cases(5, options, memory_read),
+        Case("decoder", decode, lambda: started()[::2], WHOLE),
+    ]
+
+
+WHOLE = "whole frame"
+
+
+def _masks(model, options):
+    labels = np.random.default_rng(1).integers(0, options.objects + 1, (1, *options.frame))
+    return one_hot(labels, options.objects)
+
+
+def _frame_cases(model, options, prepare=lambda *started: started):
+    """The whole frame, its encoding, and a function that gives variables, memory and features."""
 
     @cache
     def inputs():
-        frames = np.random.default_rng(0).integers(0, 256, (1, *size, 3)).astype(np.uint8)
-        labels = np.random.default_rng(1).integers(0, options.objects + 1, (1, *size))
-        return init_variables(model, jax.random.key(0)), frames, one_hot(labels, options.objects)
+        frame = np.random.default_rng(0).integers(0, 256, (*options.frame, 3)).astype(np.uint8)
+        return init_variables(model, jax.random.key(0)), model.preprocess(frame)[None]
 
     def encode(variables, frames):
         return model.apply(variables, frames, method=model.encode)
@@ -153,24 +206,34 @@ def feelvos_cases(options: argparse.Namespace) -> list[Case]:
         valid = jnp.ones((1, options.objects), bool)
         return model.apply(variables, features, masks, valid, method=model.start)
 
-    def segment(variables, memory, features):
-        return model.apply(variables, memory, features, method=model.segment)
-
     def frame(variables, memory, frames):
         features = encode(variables, frames)
-        return model.apply(variables, memory, features, size, method=advance)
+        return model.apply(variables, memory, features, tuple(options.frame), method=advance)
 
     @cache
-    def matched():
-        variables, frames, masks = inputs()
+    def started():
+        variables, frames = inputs()
         features = jax.jit(encode)(variables, frames)
-        return variables, jax.jit(start)(variables, features, masks), features
+        memory = jax.jit(start)(variables, features, _masks(model, options))
+        return prepare(variables, memory, features)
 
-    whole = "whole frame"
+    whole = Case(WHOLE, frame, lambda: (*started()[:2], inputs()[1]))
+    return whole, Case("encode", encode, inputs, WHOLE), started
+
+
+def _read_cases(frames, options, read):
+    """A read from `frames` memory frames, next to its two matrix products alone."""
+    pixels = math.prod(math.ceil(n / 16) for n in options.frame)
+
+    def arguments():
+        rng = np.random.default_rng(0)
+        shapes = [(1, pixels, 128)] + [(1, options.objects, frames, pixels, c) for c in (128, 512)]
+        return tuple(jnp.asarray(rng.normal(size=s) / 8, jnp.float32) for s in shapes)
+
+    products = f"two matrix products, T={frames}"
     return [
-        Case(whole, frame, lambda: (*matched()[:2], inputs()[1])),
-        Case("encode", encode, lambda: inputs()[:2], whole),
-        Case("match and segment", segment, matched, whole),
+        Case(products, bare_read, arguments),
+        Case(f"memory read, T={frames}", read, arguments, products),
     ]
 
 
@@ -220,9 +283,23 @@ def bare_product(query: jax.Array, reference: jax.Array) -> jax.Array:
     return jnp.sum(lax.map(multiply, jnp.arange(0, y.shape[0], block)))
 
 
+def bare_read(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+    """The two products of a memory read, frame by frame, without softmax."""
+
+    def add_frame(t, total):
+        product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+        return total + product(
+            "bnpq,bnpd->bnqd", product("bnpc,bqc->bnpq", keys[:, :, t], query), values[:, :, t]
+        )
+
+    start = jnp.zeros((*keys.shape[:2], query.shape[1], values.shape[-1]))
+    return lax.fori_loop(0, keys.shape[2], add_frame, start)
+
+
 STAGES: dict[str, Callable[[argparse.Namespace], list[Case]]] = {
     "kernels": kernel_cases,
     "feelvos": feelvos_cases,
+    "stm": stm_cases,
     "metrics": metric_cases,
 }
 

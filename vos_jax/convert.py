@@ -2,16 +2,18 @@
 
     python -m vos_jax.convert --model NAME --source PATH --out DIR [--config FILE[:PRESET]]
 
-NAME is a system (feelvos) or a backbone (xception_65, mobilenet_v2). PATH is the official file: a
-TensorFlow checkpoint prefix, a .pth (needs PyTorch), or an .npz of official names -> arrays. A
-system is built from the config, by default configs/NAME.py:paper, and every array must fit; of a
-backbone's file the heads are left out and listed. DIR then goes to --checkpoint or
---config.init.model (a system) or to --config.init.backbone (a backbone).
+NAME is a system (feelvos, stm) or a backbone (xception_65, mobilenet_v2, resnet18, resnet34,
+resnet50, resnet101). PATH is the official file: a TensorFlow checkpoint prefix, a .pth (needs
+PyTorch), or an .npz of official names -> arrays. A system is built from the config, by default
+configs/NAME.py:paper, and every array must fit; of a backbone's file the heads are left out and
+listed. DIR then goes to --checkpoint or --config.init.model (a system) or to --config.init.backbone
+(a backbone).
 """
 
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,9 @@ from ml_collections import ConfigDict
 from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.models import build_model, variable_shapes
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
+from vos_jax.nn.resnet import DEPTHS, ResNet
 from vos_jax.nn.xception import Xception65
-from vos_jax.official import feelvos, mobilenet_v2, xception
+from vos_jax.official import feelvos, mobilenet_v2, resnet, stm, xception
 from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.official.naming import Imported
 from vos_jax.train.checkpoint import export_variables
@@ -34,10 +37,11 @@ from vos_jax.train.manifest import build_manifest
 
 Importer = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Imported]
 
-SYSTEMS: dict[str, Importer] = {"feelvos": feelvos.from_official}
-BACKBONES: dict[str, tuple[type[nn.Module], Importer]] = {
+SYSTEMS: dict[str, Importer] = {"feelvos": feelvos.from_official, "stm": stm.from_official}
+BACKBONES: dict[str, tuple[Callable[[], nn.Module], Importer]] = {
     "xception_65": (Xception65, xception.from_official),
     "mobilenet_v2": (MobileNetV2, mobilenet_v2.from_official),
+    **{f"resnet{d}": (partial(ResNet, depth=d), resnet.from_official) for d in DEPTHS},
 }
 
 

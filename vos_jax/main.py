@@ -26,7 +26,7 @@ from vos_jax.evaluate import FLOORS, MODEL, evaluate
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.metrics.floors import given_labels
 from vos_jax.metrics.protocols import Protocol, get_protocol
-from vos_jax.models import build_model
+from vos_jax.models import build_inference_model, build_model
 from vos_jax.train.checkpoint import (
     Checkpoints,
     differing_fields,
@@ -208,7 +208,7 @@ def _evaluate(
         floors.remove(PROPAGATION)
         predictors[PROPAGATION] = _propagation(config)
     results = evaluate(
-        build_model(config.model),
+        build_inference_model(config),
         jax.device_put(variables),
         videos,
         protocol=_protocol(config),

@@ -29,7 +29,7 @@ from vos_jax.inference.writers import (
     ProbabilityWriter,
     Writer,
 )
-from vos_jax.models import build_model
+from vos_jax.models import build_inference_model
 from vos_jax.train.checkpoint import differing_fields, import_variables
 
 
@@ -161,7 +161,8 @@ def load(checkpoint: str, config: ConfigDict | None = None) -> tuple[Any, dict[s
 
     Args:
       checkpoint: a folder written by convert, a workdir or a step folder.
-      config: the config the caller asked for, or None for the checkpoint's own.
+      config: the config the caller asked for, or None for the checkpoint's own. Its model section
+        must be the checkpoint's; its inference section is what counts.
 
     Raises ValueError when `config` describes another model than the checkpoint holds.
     """
@@ -176,7 +177,8 @@ def load(checkpoint: str, config: ConfigDict | None = None) -> tuple[Any, dict[s
                 f"{checkpoint} was made with another config; these fields differ (its own -> "
                 f"asked for): {', '.join(fields)}. Leave out --config to use the checkpoint's own"
             )
-    return build_model(stored.model), variables
+        stored.inference = config.get("inference", ConfigDict())
+    return build_inference_model(stored), variables
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:

@@ -20,7 +20,7 @@ def test_dilated_output_holds_the_strided_one_at_every_second_pixel():
 
     variables = jax.tree.map(draw, shapes)
     x = rng.normal(size=(1, 33, 47, 3)).astype(np.float32)
-    (strided, low), (dense, same_low) = (
+    (low, strided), (same_low, dense) = (
         jax.jit(Xception65(output_stride=s).apply)(variables, x) for s in (16, 8)
     )
     assert strided.shape == (1, 3, 3, 2048) and dense.shape == (1, 5, 6, 2048)

@@ -1,7 +1,8 @@
 """One way through a video, for every system: segment, feed back, memorise.
 
-`advance` is one frame; `rollout` scans it over a clip (training and tests), and `streaming` calls
-it one jitted frame at a time, so training and inference walk the same code.
+`advance` is one frame; `rollout` goes through a clip with it (training and tests), and `streaming`
+calls it one jitted frame at a time, so training and inference walk the same code. `answer` is its
+first half, for a frame after which nothing comes.
 """
 
 from typing import Any
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.models.protocol import VOSModel
+
+UNROLLED = 3  # so few predicted frames, as in training, are no loop: XLA does better without
 
 
 def advance(
@@ -34,15 +37,28 @@ def advance(
       memory, prediction, and the masks [B, N+1, H, W] that stand for this frame (given ones pasted
       where the system pastes).
     """
+    memory, prediction, masks = answer(model, memory, features, size, given, new)
+    memory = model.memorize(memory, features, prediction, masks if truth is None else truth)
+    if given is not None and model.introduces == "after":
+        memory = model.introduce(memory, features, given, new)
+    return memory, prediction, masks
+
+
+def answer(
+    model: VOSModel,
+    memory: Any,
+    features: Any,
+    size: tuple[int, int],
+    given: jax.Array | None = None,
+    new: jax.Array | None = None,
+) -> tuple[Any, Any, jax.Array]:
+    """`advance` up to the point where the frame would be remembered; same arguments and results."""
     if given is not None and model.introduces == "before":
         memory = model.introduce(memory, features, given, new)
     prediction = model.segment(memory, features)
     masks = model.feedback(prediction, size)
     if given is not None and model.pastes:
         masks = paste(masks, given, new)
-    memory = model.memorize(memory, features, prediction, masks if truth is None else truth)
-    if given is not None and model.introduces == "after":
-        memory = model.introduce(memory, features, given, new)
     return memory, prediction, masks
 
 
@@ -116,21 +132,24 @@ def rollout(
     for t in range(1, observed):
         memory = model.apply(variables, memory, at(t), None, masks[t], method=model.memorize)
 
-    def frame(memory, xs):
+    def call(method, memory, xs, **options):
         features, masks, new = xs
-        memory, prediction, believed = model.apply(
-            variables,
-            memory,
-            features,
-            size,
-            None if new is None else masks,
-            new,
-            masks if truth else None,
-            method=advance,
-        )
-        return memory, (prediction, believed)
+        given = None if new is None else masks
+        return model.apply(variables, memory, features, size, given, new, method=method, **options)
 
-    rest = jax.tree.map(lambda x: x[observed:], features)
-    new = None if given is None else jnp.moveaxis(given, 1, 0)[observed:]
-    _, (predictions, believed) = jax.lax.scan(frame, memory, (rest, masks[observed:], new))
+    def frame(memory, xs):
+        memory, *seen = call(advance, memory, xs, truth=xs[1] if truth else None)
+        return memory, seen
+
+    new = None if given is None else jnp.moveaxis(given, 1, 0)
+    rest = jax.tree.map(lambda x: x[observed:], (features, masks, new))
+    if frames - observed > UNROLLED:
+        _, (predictions, believed) = jax.lax.scan(frame, memory, rest)
+    else:
+        seen = []
+        for t in range(frames - observed - 1):
+            memory, found = frame(memory, jax.tree.map(lambda x, t=t: x[t], rest))
+            seen.append(found)
+        _, *found = call(answer, memory, jax.tree.map(lambda x: x[-1], rest))
+        predictions, believed = jax.tree.map(lambda *x: jnp.stack(x), *seen, found)
     return predictions, believed, updated.get("batch_stats", variables.get("batch_stats", {}))

@@ -12,8 +12,9 @@ import numpy as np
 from vos_jax.models.feelvos import FEELVOS
 from vos_jax.models.propagation import Propagation
 from vos_jax.models.protocol import VOSModel, one_hot
+from vos_jax.models.stm import STM
 
-MODELS: dict[str, type[VOSModel]] = {"feelvos": FEELVOS, "propagation": Propagation}
+MODELS: dict[str, type[VOSModel]] = {"feelvos": FEELVOS, "propagation": Propagation, "stm": STM}
 
 
 def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
@@ -35,6 +36,17 @@ def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
                 f"config.model.{field}: {name} has no such field; did you mean {near}?"
             )
     return MODELS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def build_inference_model(config: Mapping[str, Any]) -> VOSModel:
+    """The module of config["model"] as config["inference"] runs it.
+
+    Every field of the inference section but max_objects (slots of the segmenter) is one of the
+    module's that leaves the variables as they are, such as the bounds of a memory.
+    """
+    section = dict(config.get("inference", {}))
+    fields = {name: value for name, value in section.items() if name != "max_objects"}
+    return build_model(config["model"], **fields)
 
 
 def init_variables(model: VOSModel, rng: jax.Array) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class FEELVOS(VOSModel):
     at 16 and tests at 8.
     """
 
-    backbone_scope = ("deeplab", "backbone")
+    backbone_scopes = (("deeplab", "backbone"),)
 
     backbone: str = "xception_65"
     output_stride: int = 8

@@ -21,14 +21,14 @@ class Propagation(FEELVOS):
     vos_jax.convert writes.
     """
 
-    backbone_scope = ("trunk",)
+    backbone_scopes = (("trunk",),)
 
     def setup(self):
         self.trunk = build_backbone(self.backbone, self.output_stride, self.width)
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
         """Unit vectors of the backbone's last map, at `output_stride`."""
-        features, _ = self.trunk(normalise(inputs, self.backbone), False)
+        features = self.trunk(normalise(inputs, self.backbone), False)[-1]
         features /= jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), 1e-6)
         return Features(features, features)
 

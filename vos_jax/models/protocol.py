@@ -36,8 +36,8 @@ class VOSModel(nn.Module):
     # Whether the mask given for a new object overwrites the prediction of that frame.
     pastes: ClassVar[bool] = True
 
-    # Where the backbone's variables lie, for `config.init.backbone`.
-    backbone_scope: ClassVar[tuple[str, ...]] = ("backbone",)
+    # Where the variables of its backbones lie, for `config.init.backbone`.
+    backbone_scopes: ClassVar[tuple[tuple[str, ...], ...]] = (("backbone",),)
 
     def preprocess(self, frame: np.ndarray) -> np.ndarray:
         """One frame, uint8 [H, W, 3] RGB, as `encode` wants it (on the host: resize, pad, BGR)."""

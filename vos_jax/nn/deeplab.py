@@ -83,7 +83,7 @@ class DeepLabV3Plus(nn.Module):
             dtype=self.dtype,
             name="backbone",
         )
-        x, low_level = backbone(x, train)
+        low_level, *_, x = backbone(x, train)
         x = self._pyramid(x, train)
         return self._decode(x, low_level, train)
 

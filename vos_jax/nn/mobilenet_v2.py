@@ -28,7 +28,7 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
-_LOW_LEVEL = 3  # the last layer at stride 4
+_FINER = (3, 6)  # the last layers at stride 4 and 8
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -90,31 +90,36 @@ class MobileNetV2(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """x [B, H, W, 3], ImageNet mean and deviation removed -> features and low level.
+    def __call__(
+        self, x: jax.Array, train: bool = False, extra: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x [B, H, W, 3], ImageNet mean and deviation removed -> three maps, the finest first.
 
-        features: [B, ceil(H / output_stride), ceil(W / output_stride), 320 * width (1280 with
-        last_conv)]; low level: features_3, [B, ceil(H / 4), ceil(W / 4), 24 * width].
+        features_3 [B, ceil(H / 4), ceil(W / 4), 24 * width], features_6 at stride 8 with
+        32 * width channels, and the last one, [B, ceil(H / output_stride),
+        ceil(W / output_stride), 320 * width (1280 with last_conv)]. extra [B * n, ceil(H / 2),
+        ceil(W / 2), 32 * width]: of features_0, see ConvNorm; the maps then have B * n rows.
         """
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
         shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
         ends = dict(activation=nn.relu6, epsilon=EPSILON, kernel_init=_kernel_init, **shared)
 
-        channels = _scaled(32, self.width)
-        x = ConvNorm(channels, kernel=3, strides=2, name="features_0", **ends)(x, train)
+        channels = scaled(32, self.width)
+        first = ConvNorm(channels, kernel=3, strides=2, name="features_0", **ends)
+        x, maps = first(x, train, extra), []
         layers = _inverted_residuals(self.width, self.output_stride)
         for i, layer in enumerate(layers, start=1):
             x = InvertedResidual(**layer, name=f"features_{i}", **shared)(x, train)
-            if i == _LOW_LEVEL:
-                low_level = x
+            if i in _FINER:
+                maps.append(x)
         if self.last_conv:
-            channels = _scaled(1280, max(1.0, self.width))
+            channels = scaled(1280, max(1.0, self.width))
             x = ConvNorm(channels, name="features_18", **ends)(x, train)
-        return x, low_level
+        return *maps, x
 
 
-def _scaled(channels: int, width: float) -> int:
+def scaled(channels: int, width: float) -> int:
     """channels * width to the nearest multiple of 8, not more than 10 % below (as torchvision)."""
     wanted = channels * width
     rounded = max(8, int(wanted + 4) // 8 * 8)
@@ -128,10 +133,10 @@ def _inverted_residuals(width: float, output_stride: int) -> list[dict[str, Any]
     depthwise convolution (its own keeps the old one, so its weights see the same neighbours).
     """
     layers = []
-    channels, stride_so_far, dilation = _scaled(32, width), 2, 1
+    channels, stride_so_far, dilation = scaled(32, width), 2, 1
     for expansion, stage_channels, repeats, first_stride in _STAGES:
         for i in range(repeats):
-            features = _scaled(stage_channels, width)
+            features = scaled(stage_channels, width)
             stride = first_stride if i == 0 else 1
             # torchvision's rule, by the undilated stride, so that the same layers carry the sum.
             layer = dict(residual=stride == 1 and features == channels, dilation=dilation)

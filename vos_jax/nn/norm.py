@@ -93,8 +93,14 @@ class ConvNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """x [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), features]."""
+    def __call__(
+        self, x: jax.Array, train: bool = False, extra: jax.Array | None = None
+    ) -> jax.Array:
+        """x [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), features].
+
+        extra, of the output's shape but with B * n rows, is added before the norm: further input
+        planes, n of them sharing each row of x; the output then has B * n rows.
+        """
         pad = self.dilation * (self.kernel - 1) // 2
         x = nn.Conv(
             self.features,
@@ -109,6 +115,8 @@ class ConvNorm(nn.Module):
             conv_general_dilated=conv_general_dilated,
             name="conv",
         )(x)
+        if extra is not None:
+            x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
         norm = BatchNorm(self.epsilon, self.momentum, self.frozen, self.dtype, name="norm")
         x = norm(x, train)
         return x if self.activation is None else self.activation(x)

@@ -84,10 +84,10 @@ class Xception65(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """x [B, H, W, 3] in [-1, 1] -> features and the low-level feature.
+        """x [B, H, W, 3] in [-1, 1] -> two maps, the finer one first.
 
-        features: [B, ceil(H / output_stride), ceil(W / output_stride), 2048], after ReLU.
-        low level: [B, ceil(H / 4), ceil(W / 4), 256], before any ReLU.
+        The low-level feature [B, ceil(H / 4), ceil(W / 4), 256], before any ReLU, and
+        [B, ceil(H / output_stride), ceil(W / output_stride), 2048], after ReLU.
         """
         if self.output_stride not in _STRIDES:
             raise ValueError(f"output_stride: expected 8 or 16, found {self.output_stride}")
@@ -112,7 +112,7 @@ class Xception65(nn.Module):
             name="exit2",
             **shared,
         )(x, train)
-        return x, low_level
+        return low_level, x
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         """conv1_1 (stride 2) and conv1_2: [B, H, W, 3] -> [B, ceil(H / 2), ceil(W / 2), 64]."""

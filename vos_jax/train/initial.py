@@ -16,7 +16,7 @@ def initial_variables(model: VOSModel, init: Mapping[str, str], seed: int) -> di
     """Fresh variables of `model`, replaced by what config.init names.
 
     init.backbone: a folder written by vos_jax.convert for the backbone alone; it must hold every
-    array of the model's backbone. init.model: a folder of the whole system (convert, workdir or
+    array of the model's backbones. init.model: a folder of the whole system (convert, workdir or
     step). The optimizer starts fresh.
 
     Raises:
@@ -28,7 +28,8 @@ def initial_variables(model: VOSModel, init: Mapping[str, str], seed: int) -> di
         variables = _replaced(variables, import_variables(init["model"])[0], (), init["model"])
     if init["backbone"]:
         loaded = import_variables(init["backbone"])[0]
-        variables = _replaced(variables, loaded, model.backbone_scope, init["backbone"])
+        for scope in model.backbone_scopes:
+            variables = _replaced(variables, loaded, scope, init["backbone"])
     return variables
 
 

@@ -1,0 +1,269 @@
+"""STM (ICCV 2019): a memory of past frames that every pixel of the current one reads.
+
+    python -m vos_jax.main --config configs/stm.py[:PRESET] --workdir DIR
+
+Presets:
+    quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores
+    small         MobileNetV2 at 240p on image pairs and DAVIS folders, for one modest device
+    paper         both stages of the paper: static images, then YouTube-VOS and DAVIS-2017
+    paper_davis   the same with DAVIS-2017 alone in the second stage
+    ablation_pretrain_only, ablation_main_only
+                  one of the two stages (the paper's table of training data)
+    ablation_memory_first, _previous, _first_previous, _every5
+                  which frames are remembered (its table of memories); only inference differs
+    Each of them is made of `paper`; PRESET_quick (as in ablation_main_only_quick) of `quick`.
+
+The authors released no training code. Sources of the numbers: "paper" = arXiv 1904.00607, "author"
+= answers of the first author in the issues of seoungwugoh/STM, "release" = its inference code,
+"ours" = not settled by either. The paper reports J&F 81.8 on DAVIS-2017 val for `paper` and 71.6
+for `paper_davis`; neither has been trained here. An imported STM_weights.pth runs under `paper`
+with no further flags; the file was not at hand to verify that.
+"""
+
+from ml_collections import ConfigDict
+
+# Which frames are remembered: the first, the previous, every n-th (0: none).
+MEMORIES = {
+    "ablation_memory_first": (True, False, 0),
+    "ablation_memory_previous": (False, True, 0),
+    "ablation_memory_first_previous": (True, True, 0),
+    "ablation_memory_every5": (True, True, 5),
+}
+STAGES = ("ablation_pretrain_only", "ablation_main_only")
+ROWS = (*STAGES, *MEMORIES)
+PRESETS = ("quick", "small", "paper", "paper_davis", *ROWS, *(f"{row}_quick" for row in ROWS))
+
+
+def get_config(preset: str = "quick") -> ConfigDict:
+    """The configuration of a preset; ValueError names the known ones."""
+    if preset not in PRESETS:
+        raise ValueError(f"configs/stm.py: no preset {preset!r}; there are {', '.join(PRESETS)}")
+    config = _paper()
+    if preset == "paper_davis":
+        del config.data.train["youtube_vos"]
+    if preset == "small":
+        _shrink_to_small(config)
+    if preset.endswith("quick"):
+        _shrink_to_quick(config)
+    config.optim.steps = config.train.get_ref("steps") + 0  # ends with the run unless set apart
+    row = preset.removesuffix("_quick")
+    if row in MEMORIES:
+        first, previous, every = MEMORIES[row]
+        config.inference.update(
+            {"memory_first": first, "memory_previous": previous, "memory_every": every}
+        )
+    if row == "ablation_pretrain_only":
+        config.data.pretrain.steps = config.train.get_ref("steps") + 0
+    if row == "ablation_main_only":
+        config.data.pretrain.steps = 0
+    return config
+
+
+def _paper() -> ConfigDict:
+    """Two stages in one run."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "model": _model(),
+            "data": _data(),
+            "train": {
+                "steps": 745_000,  # author: about 500 000 on images and 245 000 on videos
+                "batch": 4,  # paper
+                "accumulate": 1,
+                "ema": 0.0,
+                "observed": 1,  # the first frame comes with its masks
+                "truth": False,  # paper: predicted masks are memorised, as soft as they are
+                "model": {"length": 3},  # room for the frames of a training clip
+                "save_steps": 1_000,
+                "save_minutes": 15,  # 0: only every save_steps
+                "keep_last": 2,
+            },
+            "optim": {
+                "name": "adam",  # paper
+                "learning_rate": 1e-5,  # paper: fixed
+                "schedule": "constant",
+                "warmup_steps": 0,
+                "warmup_start": 0.0,
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "decay": (),
+                "gradient_multipliers": (),
+                "rate_multipliers": (),
+                "clip": "none",
+                "clip_norm": 0.0,
+                "freeze": (),
+            },
+            "loss": {"scale": 1.0},
+            "eval": {
+                "every": 10_000,
+                "protocol": "davis2017",  # of vos_jax.metrics.protocols
+                "seen": "",  # youtube-vos: file with the names of the seen categories
+                "metric": "J&F-Mean",
+                "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
+                "overlay": True,
+            },
+            "inference": {
+                "max_objects": 0,  # 0: as many slots as the video has objects
+                "memory_first": True,
+                "memory_previous": True,
+                "memory_every": 5,  # release
+                "capacity": 0,  # frames; 0: room for a clip of `length` frames
+                "length": 105,  # the longest clip of DAVIS has 104
+                "eviction": "thin",
+            },
+            "mesh": {"data": -1, "fsdp": 1},
+            "log": {"every": 100},
+            # ResNet-50 with ImageNet weights for both encoders (author); a folder written by
+            # vos_jax.convert
+            "init": {"backbone": "", "model": ""},
+        }
+    )
+
+
+def _model() -> dict:
+    """The network of the release."""
+    return {
+        "name": "stm",
+        "backbone": "resnet50",  # paper
+        "width": 1.0,  # of MobileNetV2
+        "key_dim": 128,  # paper
+        "value_dim": 512,  # paper
+        "features": 256,  # release: decoder
+        "scaled": True,  # release: scores / sqrt(key_dim); the paper's equation has no factor
+        "top_k": 0,
+        "aggregation_channels": 11,  # release
+        "detach": False,  # ours: gradients flow through memorised masks
+        "short_side": 0,  # release: native resolution
+        "dtype": "float32",
+    }
+
+
+def _data() -> dict:
+    """Videos as the author describes the second stage; `pretrain` is what the first one changes."""
+    return {
+        "dir": "",  # or VOS_JAX_DATA_DIR
+        "crop": (384, 384),  # paper
+        "short_side": 384,
+        "scale": (1.0, 1.25),  # author: shorter side from 384 to the original's, 480 in DAVIS
+        "flip": 0.5,  # ours
+        "max_objects": 5,  # ours; slots in training
+        "clip": {
+            "choose": "ordered",
+            "frames": 3,  # paper
+            "max_gap": 26,  # paper: up to 25 frames are skipped
+            # author: the limit grows by 5 every 20 epochs of 3771 clips
+            "growth": {"start": 1, "step": 5, "every": 75_420},
+        },
+        "groups": ((0, 1, 2),),
+        # author: zoom of the axes, affine; the other ranges are ours
+        "warp": {
+            "rotate": 10.0,
+            "shear": 5.0,
+            "zoom": (0.9, 1.1),
+            "shift": 0.0,
+            "elastic": 0.0,
+            "colour": 0.1,
+        },
+        "paste": 0,
+        "workers": 16,
+        "on_bad_clip": "raise",
+        "train": {
+            "davis": {"kind": "davis", "dir": "DAVIS", "split": "train", "weight": 1.0},
+            "youtube_vos": {
+                "kind": "youtube_vos",
+                "dir": "YouTube-VOS",
+                "split": "train",
+                "weight": 1.0,
+            },
+        },
+        "eval": {"davis": {"kind": "davis", "dir": "DAVIS", "split": "val"}},
+        "pretrain": {
+            "steps": 500_000,  # author: two million samples
+            "clip": {"choose": "still", "frames": 3},  # paper: three views of one image
+            # paper: rotation, shearing, zooming, translation, cropping; the ranges are ours
+            "scale": (1.0, 1.5),
+            "warp": {
+                "rotate": 20.0,
+                "shear": 10.0,
+                "zoom": (0.9, 1.1),
+                "shift": 0.1,
+                "elastic": 0.0,
+                "colour": 0.1,
+            },
+            "paste": 2,  # ours: objects of other images, so that clips have several
+            # Folders of image and mask pairs; add more of them, such as ECSSD and HKU-IS.
+            "train": {"images": {"kind": "images", "dir": "MSRA10K"}},
+        },
+    }
+
+
+def _shrink_to_small(config: ConfigDict) -> None:
+    """MobileNetV2, 240p, batches that one modest device holds."""
+    config.model.update(
+        {
+            "backbone": "mobilenet_v2",
+            "key_dim": 64,
+            "value_dim": 256,
+            "features": 128,
+            "short_side": 240,
+        }
+    )
+    config.data.update(
+        {"crop": (208, 336), "short_side": 240, "scale": (1.0, 1.3), "max_objects": 3, "workers": 2}
+    )
+    del config.data.train["youtube_vos"]
+    config.data.clip.update({"max_gap": 8, "growth": {"start": 2, "step": 1, "every": 200}})
+    config.data.pretrain.steps = 1_500
+    config.data.pretrain.train = ConfigDict({"images": {"kind": "images", "dir": "saliency"}})
+    config.train.update({"steps": 3_000, "batch": 2})
+    config.optim.update(
+        {
+            "schedule": "poly",
+            "power": 0.9,
+            "learning_rate": 2e-4,
+            "clip": "global",
+            "clip_norm": 5.0,
+            # the first layers stay as ImageNet left them: no gradient is computed for them
+            "freeze": (r"^query_encoder/backbone/features_[0-6]/",),
+        }
+    )
+    config.eval.every = 1_500
+    config.train.save_steps = 200
+    config.log.every = 20
+
+
+def _shrink_to_quick(config: ConfigDict) -> None:
+    """A narrow MobileNetV2 from scratch on synthetic-v1, whose frames are the stills of stage 1."""
+    config.model.update(
+        {
+            "backbone": "mobilenet_v2",
+            "width": 0.25,
+            "key_dim": 16,
+            "value_dim": 64,
+            "features": 32,
+        }
+    )
+    config.data.update(
+        {"crop": (96, 96), "short_side": 0, "scale": (1.0, 1.3), "max_objects": 3, "workers": 2}
+    )
+    config.data.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
+    config.data.eval = ConfigDict({"synthetic": {"kind": "synthetic", "split": "test"}})
+    config.data.clip.update({"max_gap": 4, "growth": {"start": 4, "step": 0, "every": 1}})
+    config.data.pretrain.steps = 300
+    config.data.pretrain.paste = 0  # synthetic clips have several objects
+    config.data.pretrain.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
+    config.train.update({"steps": 800, "batch": 8})
+    config.optim.update(
+        {
+            "schedule": "poly",
+            "power": 0.9,
+            "learning_rate": 3e-3,
+            "clip": "global",
+            "clip_norm": 5.0,
+        }
+    )
+    config.eval.every = 0
+    config.train.save_steps = 200
+    config.log.every = 20

@@ -1,0 +1,78 @@
+"""configs/stm.py: every preset is a model with its optimizer; `paper` has published numbers."""
+
+import functools
+
+import jax
+import pytest
+
+from configs.stm import MEMORIES, PRESETS, get_config
+from vos_jax.data.pipeline import Examples
+from vos_jax.data.sources import Source
+from vos_jax.data.synthetic import synthetic_videos
+from vos_jax.models import build_inference_model, build_model, variable_shapes
+from vos_jax.train.optim import build_schedule, check_patterns
+
+
+@functools.cache
+def shapes(preset):
+    config = get_config(preset)
+    return variable_shapes(build_model(config.model, **config.train.model))
+
+
+@pytest.mark.parametrize("preset", ["quick", "small", "paper"])
+def test_every_network_is_built_and_its_optimizer_patterns_fit(preset):
+    check_patterns(get_config(preset).optim, shapes(preset)["params"])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_names_fields_that_exist(preset):
+    config = get_config(preset)
+    model = build_inference_model(config)
+    assert model.memory_every == config.inference.memory_every
+    videos = [Source("s", synthetic_videos("train", 1))]
+    pretrain = {k: v for k, v in config.data.pretrain.items() if k != "steps"}
+    for data in (config.data, type(config)({**config.data, **pretrain})):
+        made = Examples(
+            videos, **data.clip, crop=data.crop, scale=data.scale, groups=data.groups,
+            warp=data.warp, paste=data.paste, max_objects=data.max_objects, seed=0,
+        )  # fmt: skip
+        assert made.gap_limit(10**9) == data.clip.get("max_gap", 1)
+
+
+def test_paper_has_the_parameters_of_the_release():
+    variables = shapes("paper")
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 38_925_570
+
+
+def test_paper_trains_as_published():
+    config = get_config("paper")
+    data, optim = config.data, config.optim
+    assert (data.crop, data.clip.frames, config.train.batch) == ((384, 384), 3, 4)
+    assert (data.clip.choose, data.pretrain.clip.choose) == ("ordered", "still")
+    assert (data.clip.max_gap, data.clip.growth.step) == (26, 5)
+    assert data.clip.growth.every == 20 * 3771
+    assert (config.train.observed, config.train.truth) == (1, False)
+    schedule = build_schedule(optim)
+    assert optim.name == "adam" and schedule(0) == schedule(700_000) == pytest.approx(1e-5)
+    assert data.pretrain.steps * config.train.batch == 2_000_000
+
+
+def test_rows_of_the_tables_differ_from_paper_only_where_they_should():
+    paper = get_config("paper").to_dict()
+    for preset, (first, previous, every) in MEMORIES.items():
+        row = get_config(preset).to_dict()
+        found = row["inference"]
+        assert (found["memory_first"], found["memory_previous"]) == (first, previous)
+        assert found["memory_every"] == every
+        assert {**row, "inference": paper["inference"]} == paper
+    assert get_config("ablation_main_only").data.pretrain.steps == 0
+    alone = get_config("ablation_pretrain_only_quick")
+    alone.train.steps = 30
+    assert alone.data.pretrain.steps == alone.optim.steps == 30
+
+
+def test_an_unknown_preset_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match="no preset 'papr'; there are quick, small, paper, paper_d"
+    ):
+        get_config("papr")

@@ -1,0 +1,308 @@
+"""STM: every frame reads what it needs from a memory of past frames and their masks.
+
+Oh, Lee, Xu, Kim: "Video Object Segmentation using Space-Time Memory Networks", ICCV 2019, arXiv
+1904.00607; released code (inference alone): seoungwugoh/STM.
+
+A past frame and an object's mask become a map of keys and a map of values at stride 16, and so does
+the current frame. Every pixel of the current frame reads a mean of the memory's values, weighted by
+a softmax over all pixels of all memory frames (ops.memory_read); a decoder turns it into the
+object's probability. Soft aggregation makes one distribution of the objects' probabilities, and the
+frame with these soft masks is written into the memory (models.memory_bank).
+
+Where the released code and the paper differ the code is followed: keys are compared with a factor
+1 / sqrt(128) (`scaled=False` is the paper's equation), the memory encoder also sees the sum of the
+other objects' masks, frames are padded to multiples of 16 with black before they are normalised,
+and the softmax of the aggregation spans 11 channels whatever the number of objects is. Extensions:
+the memory is bounded; an object given later is written over the prediction of its frame, which
+stays in memory as the first frame does, and reads only frames from that one on.
+
+Glossary: B videos, N objects, H W frame size, h w the stride-16 grid of the padded frame.
+"""
+
+import math
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from vos_jax.models.memory_bank import (
+    EVICTION,
+    MemoryBank,
+    Rule,
+    empty,
+    give,
+    readable,
+    slots_needed,
+    write,
+)
+from vos_jax.models.protocol import VOSModel
+from vos_jax.models.stm_network import BACKBONES, Decoder, MemoryEncoder, QueryEncoder
+from vos_jax.nn.deeplab import normalise
+from vos_jax.ops.memory_read import memory_read
+
+STRIDE = 16  # frames are padded to multiples of it
+CLAMP = 1e-7  # probabilities stay this far from 0 and 1 where they are aggregated
+
+
+@struct.dataclass
+class Features:
+    """One frame. The memory encoder starts again from its pixels."""
+
+    frame: jax.Array  # [B, H, W, 3] as `encode` got it
+    key: jax.Array  # [B, h, w, key_dim]
+    value: jax.Array  # [B, h, w, value_dim]
+    r3: jax.Array  # stride 8
+    r2: jax.Array  # stride 4
+
+
+@struct.dataclass
+class Memory:
+    """What the next frame may look at."""
+
+    bank: MemoryBank
+    present: jax.Array  # bool [B, N], objects that were given
+
+
+@struct.dataclass
+class Prediction:
+    """Two logits per object (background, object) at stride 4, and which objects take part."""
+
+    logits: jax.Array  # float32 [B, N, 4h, 4w, 2]
+    present: jax.Array  # bool [B, N]
+
+
+class STM(VOSModel):
+    """The network. Fields are the released configuration.
+
+    capacity bounds the memory; 0 gives it the room that a video of `length` frames needs, so
+    that such a video runs with the released code's growing memory. Whatever is longer makes room
+    by `eviction` ("thin" or "oldest", see memory_bank.Rule). Room that is not used costs memory
+    (4 MB per object and frame at 480p) and no time.
+    """
+
+    introduces = "after"
+    pastes = True
+    backbone_scopes = (("query_encoder", "backbone"), ("memory_encoder", "backbone"))
+
+    backbone: str = "resnet50"  # or "mobilenet_v2"
+    width: float = 1.0  # channel multiplier of MobileNetV2
+    key_dim: int = 128
+    value_dim: int = 512
+    features: int = 256  # channels of the decoder
+    scaled: bool = True  # scores divided by sqrt(key_dim) (code) or not (paper)
+    top_k: int = 0  # memory pixels that count for a query pixel; 0: all
+    memory_first: bool = True
+    memory_previous: bool = True
+    memory_every: int = 5  # every n-th frame stays in memory; 0: none
+    capacity: int = 0
+    length: int = 105  # frames; the longest clip of DAVIS has 104
+    eviction: str = "thin"
+    aggregation_channels: int = 11  # background and 10 objects, as many as the softmax spans
+    detach: bool = False  # stop gradients at the masks that are memorised
+    short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
+    dtype: str = "float32"  # of features and memory; "bfloat16" halves them
+
+    def setup(self):
+        for field, known in {"backbone": BACKBONES, "eviction": EVICTION}.items():
+            if getattr(self, field) not in known:
+                raise ValueError(
+                    f"config.model.{field}: expected one of {known}, found {getattr(self, field)!r}"
+                )
+        if self.capacity == 1 or self.capacity < 0:
+            raise ValueError(
+                "config.model.capacity: expected 2 or more (the first and the previous "
+                f"frame), or 0 to take config.model.length, found {self.capacity}"
+            )
+        dtype = jnp.dtype(self.dtype)
+        encoder = (self.backbone, self.width, self.key_dim, self.value_dim, dtype)
+        self.memory_encoder = MemoryEncoder(*encoder)
+        self.query_encoder = QueryEncoder(*encoder)
+        self.decoder = Decoder(self.features, dtype)
+
+    @property
+    def rule(self) -> Rule:
+        """Which frames the memory keeps."""
+        return Rule(self.memory_first, self.memory_previous, self.memory_every, self.eviction)
+
+    def preprocess(self, frame: np.ndarray) -> np.ndarray:
+        """The frame, shrunk to `short_side`, in the middle of black up to multiples of 16."""
+        height, width = self._shrunk(frame.shape[:2])
+        if (height, width) != frame.shape[:2]:
+            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        margins = _margins((height, width), _padded((height, width)))
+        return np.pad(frame, (*margins, (0, 0)))
+
+    def encode(self, inputs: jax.Array, train: bool = False) -> Features:
+        """Features of RGB frames [B, H, W, 3] in 0..255 whose sides are multiples of 16."""
+        if inputs.shape[1] % STRIDE or inputs.shape[2] % STRIDE:
+            raise ValueError(
+                f"STM: expected frames whose sides are multiples of {STRIDE}, found "
+                f"{inputs.shape[1]}x{inputs.shape[2]} (height x width); `preprocess` pads them, "
+                "training crops (config.data.crop) must be chosen so"
+            )
+        return Features(inputs, *self.query_encoder(_normalise(inputs)))
+
+    def start(
+        self,
+        features: Features,
+        masks: jax.Array,
+        valid: jax.Array,
+        references: int = 1,
+        train: bool = False,
+    ) -> Memory:
+        """Memory of the first frame; every valid object counts as given, also without a pixel."""
+        masks = masks * jnp.pad(valid, ((0, 0), (1, 0)))[:, :, None, None]
+        keys, values = self._encode_masks(features, masks)
+        slots = self.capacity or slots_needed(self.length, self.memory_every)
+        bank = empty(keys, values, slots + references - 1)
+        bank = give(write(bank, keys, values, valid, self.rule), valid, self.rule)
+        return Memory(bank, valid)
+
+    def segment(self, memory: Memory, features: Features) -> Prediction:
+        """Logits of the current frame."""
+        batch, height, width, _ = features.key.shape
+        read = memory_read(
+            features.key.reshape(batch, height * width, -1),
+            memory.bank.keys,
+            memory.bank.values,
+            readable(memory.bank, self.rule),
+            scale=None if self.scaled else 1.0,
+            top_k=self.top_k,
+        )
+        read = read.reshape(*read.shape[:2], height, width, -1)
+        return Prediction(
+            self.decoder(read, features.value, features.r3, features.r2), memory.present
+        )
+
+    def memorize(
+        self, memory: Memory, features: Features, prediction: Prediction | None, masks: jax.Array
+    ) -> Memory:
+        """The frame is written into the bank, with its masks as soft as they are."""
+        if self.detach:
+            masks = jax.lax.stop_gradient(masks)
+        keys, values = self._encode_masks(features, masks)
+        return memory.replace(bank=write(memory.bank, keys, values, memory.present, self.rule))
+
+    def introduce(
+        self, memory: Memory, features: Features, masks: jax.Array, new: jax.Array
+    ) -> Memory:
+        """The frame written last, with the masks of the objects in `new` pasted, stays for good."""
+        return Memory(give(memory.bank, new, self.rule), memory.present | new)
+
+    def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
+        """Softmax of the aggregated logits, [B, N+1, H, W]; 0 for objects that do not take part."""
+        probabilities = jnp.exp(self._log_probabilities(prediction, size))
+        if probabilities.shape[2:] == tuple(size):
+            return probabilities
+        return jax.image.resize(probabilities, (*probabilities.shape[:2], *size), "bilinear")
+
+    def feedback(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
+        """The probabilities: soft masks are memorised."""
+        return self.probabilities(prediction, size)
+
+    def losses(
+        self, predictions: Prediction, labels: jax.Array, valid: jax.Array, step: jax.Array
+    ) -> jax.Array:
+        """Cross-entropy of each video [B], mean over pixels, summed over the frames.
+
+        Pixels that are void or of an object that takes no part are left out.
+        """
+
+        def frame_losses(prediction, labels):
+            log = self._log_probabilities(prediction, labels.shape[1:])
+            channels = jnp.arange(log.shape[1])[:, None, None]
+            takes_part = jnp.pad(prediction.present, ((0, 0), (1, 0)), constant_values=True)
+            target = (labels[:, None] == channels) & takes_part[:, :, None, None]
+            known = target.any(axis=1)
+            loss = -jnp.where(target, log, 0.0).sum(axis=1)
+            return loss.sum(axis=(1, 2)) / jnp.maximum(known.sum(axis=(1, 2)), 1)
+
+        return jax.vmap(frame_losses)(predictions, jnp.swapaxes(labels, 0, 1)).sum(axis=0)
+
+    def _encode_masks(self, features: Features, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values [B, N, h * w, C] of a frame with masks [B, N+1, H, W]."""
+        padded = features.frame.shape[1:3]
+        size = self._inside(masks.shape[2:], padded)
+        objects = masks[:, 1:]
+        if size != masks.shape[2:]:
+            objects = jax.image.resize(objects, (*objects.shape[:2], *size), "bilinear")
+        objects = jnp.pad(objects, ((0, 0), (0, 0), *_margins(size, padded)))
+        maps = self.memory_encoder(_normalise(features.frame), objects)
+        return tuple(x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in maps)
+
+    def _log_probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
+        """Logarithms [B, N+1, H, W] for frames of `size`, at the size they had before padding."""
+        batch, objects, height, width, _ = prediction.logits.shape
+        padded = (4 * height, 4 * width)
+        size = self._inside(size, padded)
+        margin = prediction.logits[..., 1] - prediction.logits[..., 0]
+        margin = jax.image.resize(margin, (batch, objects, *padded), "bilinear")
+        (top, _), (left, _) = _margins(size, padded)
+        margin = margin[:, :, top : top + size[0], left : left + size[1]]
+        logits = soft_aggregation(jax.nn.sigmoid(margin), prediction.present)
+        others = self.aggregation_channels - 1 - prediction.present.sum(axis=1)
+        return jax.nn.log_softmax(_with_absent(logits, jnp.maximum(others, 0)), axis=1)[:, :-1]
+
+    def _shrunk(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size to which `preprocess` brings a frame of `size`, before padding."""
+        shrink = self.short_side / min(size)
+        if not 0 < shrink < 1:
+            return tuple(size)
+        shrunk = tuple(round(n * shrink) for n in size)
+        return shrunk if _padded(shrunk) != _padded(size) else tuple(size)  # nothing to gain
+
+    def _inside(self, size: tuple[int, int], padded: tuple[int, int]) -> tuple[int, int]:
+        """The part of a padded frame that a frame of `size` fills.
+
+        Training crops are as large as they are, frames from `preprocess` may have been shrunk.
+        """
+        return tuple(size) if _padded(size) == tuple(padded) else self._shrunk(size)
+
+
+def soft_aggregation(probabilities: jax.Array, present: jax.Array) -> jax.Array:
+    """Logits of background and objects that compete, from each object's own probability.
+
+    The background is what no object claims, prod (1 - p); the logit is the logarithm of the odds,
+    so a softmax over the channels normalises the odds (supplementary material of the paper).
+
+    Args:
+        probabilities: [B, N, H, W].
+        present: bool [B, N].
+
+    Returns:
+        [B, N+1, H, W]; -inf for objects that are not present.
+    """
+    present = present[:, :, None, None]
+    own = jnp.where(present, probabilities, 0.0)
+    background = jnp.prod(1 - own, axis=1, keepdims=True)
+    p = jnp.clip(jnp.concatenate([background, own], axis=1), CLAMP, 1 - CLAMP)
+    return jnp.where(
+        jnp.pad(present, ((0, 0), (1, 0), (0, 0), (0, 0)), constant_values=True),
+        jnp.log(p / (1 - p)),
+        -jnp.inf,
+    )
+
+
+def _with_absent(logits: jax.Array, count: jax.Array) -> jax.Array:
+    """Logits with one more channel that stands for `count` [B] objects of probability 0."""
+    absent = jnp.log(jnp.float32(CLAMP) / (1 - jnp.float32(CLAMP))) + jnp.log(count)
+    shape = (logits.shape[0], 1, *logits.shape[2:])
+    absent = jnp.broadcast_to(absent[:, None, None, None], shape)
+    return jnp.concatenate([logits, absent], axis=1)
+
+
+def _padded(size) -> tuple[int, int]:
+    """Both sides rounded up to multiples of 16."""
+    return tuple(math.ceil(n / STRIDE) * STRIDE for n in size)
+
+
+def _margins(size, padded) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Pixels before and after each side of `size` within `padded`; an odd one comes after."""
+    return tuple(((m - n) // 2, (m - n) - (m - n) // 2) for n, m in zip(size, padded, strict=True))
+
+
+def _normalise(frames: jax.Array) -> jax.Array:
+    """RGB 0..255 without ImageNet's mean and deviation, which all backbones here have in common."""
+    return normalise(frames, "mobilenet_v2")

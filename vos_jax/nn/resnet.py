@@ -1,0 +1,143 @@
+"""ResNet-18, 34, 50 and 101 with torchvision's layers, dilated on request.
+
+He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016 (arXiv:1512.03385),
+table 1, in the form of torchvision.models.resnet: a bottleneck has its stride on the 3x3
+convolution. Names follow torchvision with "_" for ".": layer3_0 is the first block of layer3.
+
+Deviation: an output_stride below 32 replaces the later strides by dilation, in basic blocks too
+(torchvision does it for bottlenecks alone); the parameter tree stays the same. Glossary: B batch,
+H W image size.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.nn.norm import BatchNorm, ConvNorm
+
+# depth -> blocks of layer1..4, whether they are bottlenecks
+DEPTHS = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+}
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or with `bottleneck` 1x1, 3x3, 1x1 to four times `features`; then sum.
+
+    Submodules conv1, conv2, conv3 (bottleneck) and downsample (where the shortcut changes shape),
+    each a ConvNorm. first_dilation is that of the convolution with the stride.
+    """
+
+    features: int
+    bottleneck: bool
+    stride: int = 1
+    first_dilation: int = 1
+    dilation: int = 1
+    downsample: bool = False
+    frozen: bool = True
+    momentum: float = 0.9
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """x [B, h, w, C] -> [B, ceil(h / stride), ceil(w / stride), features (x 4)]."""
+
+        def conv(features, kernel, name, **options):
+            shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
+            return ConvNorm(
+                features, kernel, name=name, kernel_init=_kernel_init, **shared, **options
+            )
+
+        strided = dict(strides=self.stride, dilation=self.first_dilation, activation=nn.relu)
+        outputs = self.features * (4 if self.bottleneck else 1)
+        if self.bottleneck:
+            y = conv(self.features, 1, "conv1", activation=nn.relu)(x, train)
+            y = conv(self.features, 3, "conv2", **strided)(y, train)
+            y = conv(outputs, 1, "conv3")(y, train)
+        else:
+            y = conv(self.features, 3, "conv1", **strided)(x, train)
+            y = conv(outputs, 3, "conv2", dilation=self.dilation)(y, train)
+        if self.downsample:
+            x = conv(outputs, 1, "downsample", strides=self.stride)(x, train)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """The backbone without its classifier.
+
+    depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
+    strides beyond it become dilation. frozen: BatchNorm always uses its running statistics;
+    momentum is that of live ones.
+    """
+
+    depth: int = 50
+    layers: int = 4
+    output_stride: int = 32
+    frozen: bool = True
+    momentum: float = 0.9
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train: bool = False, extra: jax.Array | None = None
+    ) -> tuple[jax.Array, ...]:
+        """x [B, H, W, C], ImageNet mean and deviation removed -> the output of each layer.
+
+        The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride).
+        extra [B * n, ceil(H / 2), ceil(W / 2), 64] is added to the output of conv1 before its
+        norm: further input planes, n of them sharing each row of x; the maps then have B * n rows.
+        """
+        if self.depth not in DEPTHS:
+            raise ValueError(f"depth: expected one of {sorted(DEPTHS)}, found {self.depth}")
+        if self.output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
+        x = nn.Conv(
+            64, (7, 7), strides=2, padding=3, use_bias=False, kernel_init=_kernel_init,
+            dtype=self.dtype, name="conv1",
+        )(x)  # fmt: skip
+        if extra is not None:
+            x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
+        shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
+        x = nn.relu(BatchNorm(name="bn1", **shared)(x, train))
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        maps = []
+        for layer, blocks in enumerate(self._blocks(), start=1):
+            for i, block in enumerate(blocks):
+                x = Block(**block, name=f"layer{layer}_{i}", **shared)(x, train)
+            maps.append(x)
+        return tuple(maps)
+
+    def _blocks(self) -> Iterator[list[dict[str, Any]]]:
+        """The arguments of the blocks of each layer.
+
+        A stride that would exceed output_stride becomes 1 and doubles the dilation of everything
+        after it (its own convolution keeps the old one: its weights see the same neighbours).
+        """
+        repeats, bottleneck = DEPTHS[self.depth]
+        stride_so_far, dilation = 4, 1
+        for layer in range(self.layers):
+            stride, first_dilation = (1 if layer == 0 else 2), dilation
+            if stride_so_far * stride > self.output_stride:
+                dilation *= stride
+                stride = 1
+            stride_so_far *= stride
+            later = dict(
+                features=64 * 2**layer,
+                bottleneck=bottleneck,
+                dilation=dilation,
+                first_dilation=dilation,
+            )
+            first = dict(
+                later,
+                stride=stride,
+                first_dilation=first_dilation,
+                downsample=bottleneck or layer > 0,
+            )
+            yield [first] + [later] * (repeats[layer] - 1)

@@ -1,0 +1,278 @@
+"""Space-time memory read: every query pixel attends to all pixels of all memory frames.
+
+Equations 1 and 2 of STM (Oh et al., ICCV 2019, arXiv:1904.00607): with query keys k_Q, memory keys
+k_M and memory values v_M, the read at pixel i is sum_j softmax_j(scale k_Q(i) . k_M(j)) v_M(j).
+
+How it is computed. A loop over memory frames keeps a running maximum and running sums (online
+softmax), so that the only buffers are the scores of one memory frame and the result: memory does
+not grow with the number of frames beyond the bank itself, and frames behind the last one in use
+cost no time. The backward pass runs the same loop over recomputed scores. `dense_memory_read` is
+the definition, for tests and small inputs.
+
+With a mesh the memory frames lie in parts on the devices along one of its axes: each device reads
+its own frames, and the sums, shifted by the common maximum, are added. The batch may be split along
+another axis.
+
+Deviation: the released code divides the scores by sqrt(C), which the paper's equation lacks; that
+is the default, scale=1.0 is the equation. An object without any valid memory frame reads zeros.
+
+Glossary: B videos, N objects, T memory frames, P pixels of a memory frame, Q query pixels, C and D
+channels of keys and values.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh, PartitionSpec
+
+HIGHEST = lax.Precision.HIGHEST
+_LOWEST = -1e30  # score of what takes no part; finite, so that differences are no NaN
+
+
+def memory_read(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    valid: jax.Array | None = None,
+    *,
+    scale: float | None = None,
+    top_k: int = 0,
+    precision: lax.PrecisionLike = HIGHEST,
+    mesh: Mesh | None = None,
+    axis: str = "data",
+) -> jax.Array:
+    """What each query pixel reads for each object.
+
+    Args:
+        query: [B, Q, C] float32 or bfloat16, shared by the objects of a video.
+        keys: [B, N, T, P, C], values: [B, N, T, P, D], same dtype.
+        valid: [B, N, T] bool, memory frames that count for an object; None: all.
+        scale: of the scores; None: C ** -0.5.
+        top_k: of all memory pixels only the k best of each query pixel count (and those that tie
+            with the k-th); 0: all.
+        precision: of the products. Anything below HIGHEST is not exact on GPU and TPU.
+        mesh, axis: lay T in parts on the devices along this axis; T must be a multiple of its size.
+
+    Returns:
+        [B, N, Q, D] float32. Differentiable in query, keys and values.
+    """
+    valid, scale = _checked(query, keys, values, valid, scale)
+    if mesh is not None and keys.shape[2] % mesh.shape[axis]:
+        raise ValueError(
+            f"memory_read: {keys.shape[2]} memory frames cannot be split over the "
+            f"{mesh.shape[axis]} devices of mesh axis {axis!r}; use a multiple of it"
+        )
+    return _read(query, keys, values, valid, scale, top_k, precision, mesh, axis)
+
+
+def dense_memory_read(
+    query: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    valid: jax.Array | None = None,
+    *,
+    scale: float | None = None,
+    top_k: int = 0,
+    precision: lax.PrecisionLike = HIGHEST,
+) -> jax.Array:
+    """The definition of `memory_read`, with the whole affinity matrix in memory."""
+    weights = affinity(query, keys, valid, scale=scale, top_k=top_k, precision=precision)
+    values = values.reshape(*values.shape[:2], -1, values.shape[-1]).astype(jnp.float32)
+    return jnp.einsum("bnpq,bnpd->bnqd", weights, values, precision=precision)
+
+
+def affinity(
+    query: jax.Array,
+    keys: jax.Array,
+    valid: jax.Array | None = None,
+    *,
+    scale: float | None = None,
+    top_k: int = 0,
+    precision: lax.PrecisionLike = HIGHEST,
+) -> jax.Array:
+    """Weights [B, N, T * P, Q] float32 of the memory pixels; they sum to 1 over the third axis."""
+    valid, scale = _checked(query, keys, keys, valid, scale)
+    batch, objects, frames, pixels, channels = keys.shape
+    score = _scores(query, keys.reshape(batch, objects, -1, channels), scale, precision)
+    counts = jnp.repeat(valid, pixels, axis=2)[..., None]
+    if top_k:
+        best = lax.top_k(
+            jnp.swapaxes(jnp.where(counts, score, _LOWEST), 2, 3), _at_most(top_k, keys)
+        )
+        counts &= score >= lax.stop_gradient(best[0][:, :, None, :, -1])
+    score = jnp.where(counts, score, _LOWEST)
+    weight = jnp.where(counts, jnp.exp(score - lax.stop_gradient(score.max(2, keepdims=True))), 0.0)
+    total = weight.sum(axis=2, keepdims=True)
+    return weight / jnp.where(total > 0, total, 1.0)
+
+
+def _checked(query, keys, values, valid, scale):
+    """`valid` and `scale` with their defaults; ValueError where shapes do not fit."""
+    if (
+        query.ndim != 3
+        or keys.ndim != 5
+        or keys.shape[:4] != values.shape[:4]
+        or (query.shape[0], query.shape[2]) != (keys.shape[0], keys.shape[4])
+    ):
+        raise ValueError(
+            "memory_read: expected query [B, Q, C], keys [B, N, T, P, C] and values "
+            f"[B, N, T, P, D], found {query.shape}, {keys.shape} and {values.shape}"
+        )
+    if valid is None:
+        valid = jnp.ones(keys.shape[:3], bool)
+    if valid.shape != keys.shape[:3]:
+        raise ValueError(
+            f"memory_read: expected valid [B, N, T] = {keys.shape[:3]}, found {valid.shape}"
+        )
+    return valid, keys.shape[-1] ** -0.5 if scale is None else scale
+
+
+def _at_most(top_k, keys):
+    return min(top_k, keys.shape[2] * keys.shape[3])
+
+
+def _scores(query, keys, scale, precision):
+    """[B, Q, C], [B, N, P, C] -> [B, N, P, Q] float32."""
+    product = jnp.einsum(
+        "bnpc,bqc->bnpq", keys, query, precision=precision, preferred_element_type=jnp.float32
+    )
+    return product * scale
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7, 8))
+def _read(query, keys, values, valid, scale, top_k, precision, mesh, axis):
+    return _forward(query, keys, values, valid, scale, top_k, precision, mesh, axis)[0]
+
+
+def _forward(query, keys, values, valid, scale, top_k, precision, mesh, axis):
+    loop = partial(
+        _forward_loop, scale=scale, top_k=_at_most(top_k, keys), precision=precision,
+        axis=axis if mesh is not None else None,
+    )  # fmt: skip
+    if mesh is not None:
+        copied, split = PartitionSpec(), PartitionSpec(None, None, axis)
+        loop = _over_devices(loop, mesh, axis, (copied, split, split, split), (copied,) * 3)
+    read, log_total, threshold = loop(query, keys, values, valid)
+    return read, (query, keys, values, valid, read, log_total, threshold)
+
+
+def _backward(scale, top_k, precision, mesh, axis, saved, cotangent):
+    query, keys, values, valid, read, log_total, threshold = saved
+    # Of the softmax's Jacobian: what all weights of a query have in common, [B, N, Q].
+    shared = jnp.sum(cotangent * read, axis=-1)
+    loop = partial(
+        _backward_loop, scale=scale, precision=precision, axis=axis if mesh is not None else None
+    )
+    if mesh is not None:
+        copied, split = PartitionSpec(), PartitionSpec(None, None, axis)
+        specs = (copied, split, split, split) + (copied,) * 4
+        loop = _over_devices(loop, mesh, axis, specs, (copied, split, split))
+    return *loop(query, keys, values, valid, cotangent, shared, log_total, threshold), None
+
+
+_read.defvjp(_forward, _backward)
+
+
+def _over_devices(f, mesh, axis, in_specs, out_specs):
+    """f on each device's part along `axis`; along other axes arrays stay as they lie."""
+    specs = dict(in_specs=in_specs, out_specs=out_specs)
+    return jax.shard_map(f, mesh=mesh, axis_names={axis}, check_vma=False, **specs)
+
+
+def _in_use(valid):
+    """Number of memory frames up to the last one that counts for any object, traced."""
+    used = valid.any(axis=(0, 1))
+    return jnp.max(jnp.where(used, jnp.arange(1, used.shape[0] + 1), 0), initial=0)
+
+
+def _frame(x, t):
+    return lax.dynamic_index_in_dim(x, t, axis=2, keepdims=False)
+
+
+def _frame_scores(query, keys, valid, t, scale, precision):
+    """Scores [B, N, P, Q] of memory frame t, _LOWEST for objects that it does not count for."""
+    score = _scores(query, _frame(keys, t), scale, precision)
+    return jnp.where(_frame(valid, t)[..., None, None], score, _LOWEST)
+
+
+def _weights(score, valid, t, shift, threshold):
+    """exp(score - shift) of what counts, else 0: [B, N, P, Q]."""
+    counts = _frame(valid, t)[..., None, None] & (score >= threshold[:, :, None])
+    return jnp.where(counts, jnp.exp(score - shift[:, :, None]), 0.0)
+
+
+def _forward_loop(query, keys, values, valid, scale, top_k, precision, axis):
+    """Read [B, N, Q, D], and for the backward pass two [B, N, Q]: log of the sum of exponentials,
+    and the smallest score that counts."""
+    rows = (*keys.shape[:2], query.shape[1])
+    frames = _in_use(valid)
+    scores = partial(_frame_scores, query, keys, valid, scale=scale, precision=precision)
+    threshold = _threshold(scores, rows, frames, top_k, axis)
+
+    def add_frame(t, carry):
+        shift, total, read = carry
+        score = scores(t)
+        higher = jnp.maximum(shift, score.max(axis=2))
+        weight = _weights(score, valid, t, higher, threshold)
+        fade = jnp.exp(shift - higher)
+        seen = jnp.einsum(
+            "bnpq,bnpd->bnqd", weight.astype(values.dtype), _frame(values, t),
+            precision=precision, preferred_element_type=jnp.float32,
+        )  # fmt: skip
+        return higher, total * fade + weight.sum(axis=2), read * fade[..., None] + seen
+
+    start = jnp.full(rows, _LOWEST), jnp.zeros(rows), jnp.zeros((*rows, values.shape[-1]))
+    shift, total, read = lax.fori_loop(0, frames, add_frame, start)
+    if axis is not None:
+        highest = lax.pmax(shift, axis)
+        fade = jnp.exp(shift - highest)
+        shift, total = highest, lax.psum(total * fade, axis)
+        read = lax.psum(read * fade[..., None], axis)
+    total = jnp.where(total > 0, total, 1.0)  # nothing counts: zeros
+    return read / total[..., None], shift + jnp.log(total), threshold
+
+
+def _threshold(scores, rows, frames, top_k, axis):
+    """The top_k-th largest score of each query pixel, [B, N, Q]; below all scores for top_k = 0."""
+    if not top_k:
+        return jnp.full(rows, _LOWEST)
+
+    def add_frame(t, best):
+        candidates = jnp.concatenate([best, jnp.swapaxes(scores(t), 2, 3)], axis=-1)
+        return lax.top_k(candidates, top_k)[0]
+
+    best = lax.fori_loop(0, frames, add_frame, jnp.full((*rows, top_k), _LOWEST))
+    if axis is not None:
+        best = lax.top_k(lax.all_gather(best, axis, axis=3, tiled=True), top_k)[0]
+    return best[..., -1]
+
+
+def _backward_loop(
+    query, keys, values, valid, cotangent, shared, log_total, threshold, scale, precision, axis
+):
+    """Gradients of query, keys and values."""
+    product = partial(jnp.einsum, precision=precision, preferred_element_type=jnp.float32)
+
+    def add_frame(t, gradients):
+        dquery, dkeys, dvalues = gradients
+        score = _frame_scores(query, keys, valid, t, scale, precision)
+        weight = _weights(score, valid, t, log_total, threshold)
+        dvalue = product("bnpq,bnqd->bnpd", weight, cotangent)
+        dweight = product("bnpd,bnqd->bnpq", _frame(values, t), cotangent)
+        dscore = weight * (dweight - shared[:, :, None]) * scale
+        dquery += product("bnpq,bnpc->bqc", dscore, _frame(keys, t))
+        dkey = product("bnpq,bqc->bnpc", dscore, query)
+        put = partial(lax.dynamic_update_index_in_dim, index=t, axis=2)
+        return (
+            dquery,
+            put(dkeys, dkey.astype(keys.dtype)),
+            put(dvalues, dvalue.astype(values.dtype)),
+        )
+
+    start = jnp.zeros(query.shape, jnp.float32), jnp.zeros_like(keys), jnp.zeros_like(values)
+    dquery, dkeys, dvalues = lax.fori_loop(0, _in_use(valid), add_frame, start)
+    if axis is not None:
+        dquery = lax.psum(dquery, axis)
+    return dquery.astype(query.dtype), dkeys, dvalues
