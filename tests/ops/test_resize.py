@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 
 from tests.fixtures import load_npz
-from vos_jax.ops.resize import nearest_indices, resize_bilinear, resize_nearest, scale_dimension
+from vos_jax.ops.resize import (
+    nearest_indices,
+    resize_bicubic,
+    resize_bilinear,
+    resize_nearest,
+    scale_dimension,
+)
 
 GOLDEN = load_npz("feelvos", "ops")
 BILINEAR = sorted(key for key in GOLDEN if key.startswith("bil_") and key != "bil_in")
@@ -79,3 +85,25 @@ def test_scale_dimension_equals_the_released_code():
 def test_bad_sizes_and_axes_are_refused(size, axes):
     with pytest.raises(ValueError, match="resize"):
         resize_bilinear(jnp.zeros((1, 4, 5, 2)), size, axes)
+
+
+TORCH = load_npz("cfbi", "ops")
+
+
+@pytest.mark.parametrize("key", sorted(key for key in TORCH if key.startswith("nearest_")))
+def test_nearest_indices_without_aligned_corners_equal_pytorch(key):
+    _, n, _, m = key.split("_")
+    assert np.array_equal(nearest_indices(int(n), int(m), align_corners=False), TORCH[key])
+
+
+RESIZE = {"bilinear": resize_bilinear, "bicubic": resize_bicubic}
+
+
+@pytest.mark.parametrize("kind", RESIZE)
+@pytest.mark.parametrize("size", [(9, 13), (10, 25), (3, 4), (5, 7)])
+def test_resizing_equals_pytorch_on_both_axis_orders(kind, size):
+    resize = RESIZE[kind]
+    x, expected = jnp.asarray(TORCH["in_resize"])[None], TORCH[f"resize_{kind}_{size[0]}x{size[1]}"]
+    np.testing.assert_allclose(resize(x, size, (2, 3))[0], expected, atol=5e-6)
+    channels_last = resize(jnp.moveaxis(x, 1, -1), size)[0]
+    np.testing.assert_allclose(jnp.moveaxis(channels_last, -1, 0), expected, atol=5e-6)

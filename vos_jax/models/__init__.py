@@ -9,12 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vos_jax.models.cfbi import CFBI, CFBIPlus
 from vos_jax.models.feelvos import FEELVOS
 from vos_jax.models.propagation import Propagation
 from vos_jax.models.protocol import VOSModel, one_hot
 from vos_jax.models.stm import STM
 
-MODELS: dict[str, type[VOSModel]] = {"feelvos": FEELVOS, "propagation": Propagation, "stm": STM}
+MODELS: dict[str, type[VOSModel]] = {
+    "cfbi": CFBI,
+    "cfbi_plus": CFBIPlus,
+    "feelvos": FEELVOS,
+    "propagation": Propagation,
+    "stm": STM,
+}
 
 
 def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:

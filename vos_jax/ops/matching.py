@@ -112,13 +112,14 @@ def local_matching(
     return jnp.moveaxis(distances, 1, -1)
 
 
-def normalise_distance(d: jax.Array) -> jax.Array:
-    """1 - 2 / (1 + exp(d)), the distance of FEELVOS equation 1: 0 at 0, 1 where ABSENT.
+def normalise_distance(d: jax.Array, bias: jax.Array | float = 0.0) -> jax.Array:
+    """1 - 2 / (1 + exp(d + bias)), the distance of FEELVOS equation 1: 0 at 0, 1 where ABSENT.
 
-    Any shape. Written as tanh(d / 2), which neither overflows nor loses its gradient to NaN for
-    large d; slightly negative d give slightly negative values, as in the released code.
+    d: any shape; bias: broadcast against it, that of CFBI's labels. Written as tanh, which neither
+    overflows nor loses its gradient to NaN for large d; slightly negative d give slightly negative
+    values, as in the released code.
     """
-    return jnp.where(d < ABSENT / 2, jnp.tanh(d / 2), 1.0)
+    return jnp.where(d < ABSENT / 2, jnp.tanh((d + bias) / 2), 1.0)
 
 
 def sample_references(

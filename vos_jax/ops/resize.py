@@ -1,8 +1,9 @@
-"""Resizing with align_corners=True, as the legacy kernels of TensorFlow do it.
+"""Resizing with align_corners=True, as the legacy kernels of TensorFlow and PyTorch do it.
 
 Output pixel i of m reads source position i * (n - 1) / (m - 1), so the corners of both grids
 coincide. `jax.image.resize` has no such mode. Positions are float32, as in TensorFlow, because
-nearest neighbour depends on how they round.
+nearest neighbour depends on how they round. PyTorch's nearest neighbour has a rule of its own
+(`align_corners=False`): position i * n / m, rounded down.
 
 Bilinear resizing is linear along each axis: an [m, n] matrix of two entries per row. Along the
 minor axis it runs as the matrix product, which vectorises there; along any other axis as the
@@ -19,9 +20,7 @@ import numpy as np
 from jax import lax
 
 
-def resize_bilinear(
-    x: jax.Array, size: tuple[int, int], axes: Sequence[int] = (1, 2)
-) -> jax.Array:
+def resize_bilinear(x: jax.Array, size: tuple[int, int], axes: Sequence[int] = (1, 2)) -> jax.Array:
     """Bilinear, align_corners=True, without antialiasing.
 
     Args:
@@ -41,19 +40,39 @@ def resize_bilinear(
     return resized.astype(x.dtype)
 
 
-def resize_nearest(x: jax.Array, size: tuple[int, int], axes: Sequence[int] = (1, 2)) -> jax.Array:
-    """Nearest neighbour, align_corners=True, any dtype; see `nearest_indices` for the rule."""
+def resize_bicubic(x: jax.Array, size: tuple[int, int], axes: Sequence[int] = (1, 2)) -> jax.Array:
+    """Bicubic (Keys, A = -0.75, border repeated), align_corners=True; otherwise as bilinear."""
+    axes = _two_axes(x, size, axes)
+    resized = x.astype(jnp.float32)
+    for axis, m in sorted(zip(axes, size, strict=True), key=lambda a: a[1] / x.shape[a[0]]):
+        if m != x.shape[axis]:
+            matrix = jnp.asarray(_bicubic_matrix(x.shape[axis], m))
+            resized = _multiply_axis(resized, axis, matrix)
+    return resized.astype(x.dtype)
+
+
+def resize_nearest(
+    x: jax.Array,
+    size: tuple[int, int],
+    axes: Sequence[int] = (1, 2),
+    align_corners: bool = True,
+) -> jax.Array:
+    """Nearest neighbour, any dtype; see `nearest_indices` for the two rules."""
     for axis, m in zip(_two_axes(x, size, axes), size, strict=True):
         if m != x.shape[axis]:
-            x = jnp.take(x, nearest_indices(x.shape[axis], m), axis=axis)
+            x = jnp.take(x, nearest_indices(x.shape[axis], m, align_corners), axis=axis)
     return x
 
 
-def nearest_indices(n: int, m: int) -> np.ndarray:
+def nearest_indices(n: int, m: int, align_corners: bool = True) -> np.ndarray:
     """Source index of each of m outputs of a nearest-neighbour resize of n pixels, int32 [m].
 
-    min(round_half_up(i * (n - 1) / (m - 1)), n - 1) with float32 positions.
+    min(round_half_up(i * (n - 1) / (m - 1)), n - 1) with float32 positions; without align_corners
+    min(floor(i * n / m), n - 1), PyTorch's mode "nearest", with a float32 scale n / m.
     """
+    if not align_corners:
+        index = np.floor(np.arange(m, dtype=np.float32) * (np.float32(n) / np.float32(m)))
+        return np.minimum(index.astype(np.int32), n - 1)
     # The halves are added in float64: in float32, 0.49999997 + 0.5 is 1.
     index = np.floor(_positions(n, m).astype(np.float64) + 0.5).astype(np.int32)
     return np.minimum(index, n - 1)
@@ -116,6 +135,20 @@ def _bilinear_matrix(n: int, m: int) -> np.ndarray:
     matrix = np.zeros((m, n), np.float32)
     np.add.at(matrix, (np.arange(m), lower), 1 - weight)
     np.add.at(matrix, (np.arange(m), upper), weight)
+    return matrix
+
+
+def _bicubic_matrix(n: int, m: int) -> np.ndarray:
+    """Weights [m, n] of cubic convolution with A = -0.75, float32."""
+    position = _positions(n, m)
+    lower = np.floor(position).astype(np.int32)
+    matrix = np.zeros((m, n), np.float32)
+    for tap in (-1, 0, 1, 2):
+        distance = np.abs(position - (lower + tap))
+        near = (1.25 * distance - 2.25) * distance**2 + 1
+        far = -0.75 * (((distance - 5) * distance + 8) * distance - 4)
+        weight = np.where(distance <= 1, near, far)
+        np.add.at(matrix, (np.arange(m), np.clip(lower + tap, 0, n - 1)), weight)
     return matrix
 
 

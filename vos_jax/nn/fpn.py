@@ -1,0 +1,45 @@
+"""The feature pyramid of CFBI+: three maps brought to one width, the coarse ones passed down.
+
+Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, as in CFBI+ (TPAMI 2021,
+arXiv:2010.06349, section 3.6) and its released code. Glossary: B batch, hs ws the grid at stride s.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vos_jax.nn.group_norm import ConvGroupNorm
+from vos_jax.ops.resize import resize_bilinear
+
+
+class FPN(nn.Module):
+    """Lateral 1x1 convolutions, sums from coarse to fine, 3x3 smoothing of all but the coarsest."""
+
+    features: int = 256
+    groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        """maps [B, hs, ws, C] from fine to coarse -> as many of `features` channels, after ReLU.
+
+        Sums run over maps before their smoothing.
+        """
+
+        def layer(kernel, name):
+            return ConvGroupNorm(
+                self.features, kernel, groups=self.groups, dtype=self.dtype, name=name
+            )
+
+        above, results = None, []
+        for level in reversed(range(len(maps))):
+            merged = layer(1, f"lateral{level}")(maps[level])
+            if above is None:
+                results.append(nn.relu(merged))
+            else:
+                merged += resize_bilinear(above, merged.shape[1:3])
+                results.append(nn.relu(layer(3, f"smooth{level}")(merged)))
+            above = merged
+        return tuple(reversed(results))
