@@ -2,12 +2,12 @@
 
     python -m vos_jax.convert --model NAME --source PATH --out DIR [--config FILE[:PRESET]]
 
-NAME is a system (feelvos, stm) or a backbone (xception_65, mobilenet_v2, resnet18, resnet34,
-resnet50, resnet101). PATH is the official file: a TensorFlow checkpoint prefix, a .pth (needs
-PyTorch), or an .npz of official names -> arrays. A system is built from the config, by default
-configs/NAME.py:paper, and every array must fit; of a backbone's file the heads are left out and
-listed. DIR then goes to --checkpoint or --config.init.model (a system) or to --config.init.backbone
-(a backbone).
+NAME is a system (cfbi, cfbi_plus, feelvos, stm) or a backbone (deeplabv3plus_resnet101,
+xception_65, mobilenet_v2, resnet18, resnet34, resnet50, resnet101). PATH is the official file: a
+TensorFlow checkpoint prefix, a .pth (needs PyTorch), or an .npz of official names -> arrays. A
+system is built from the config, by default configs/NAME.py:paper, and every array must fit; of a
+backbone's file the heads are left out and listed. DIR then goes to --checkpoint or
+--config.init.model (a system) or to --config.init.backbone (a backbone).
 """
 
 import os
@@ -26,10 +26,11 @@ from ml_collections import ConfigDict
 
 from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.models import build_model, variable_shapes
+from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.resnet import DEPTHS, ResNet
 from vos_jax.nn.xception import Xception65
-from vos_jax.official import feelvos, mobilenet_v2, resnet, stm, xception
+from vos_jax.official import cfbi, feelvos, mobilenet_v2, resnet, stm, xception
 from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.official.naming import Imported
 from vos_jax.train.checkpoint import export_variables
@@ -37,9 +38,15 @@ from vos_jax.train.manifest import build_manifest
 
 Importer = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Imported]
 
-SYSTEMS: dict[str, Importer] = {"feelvos": feelvos.from_official, "stm": stm.from_official}
+SYSTEMS: dict[str, Importer] = {
+    "cfbi": cfbi.from_official,
+    "cfbi_plus": cfbi.from_official,
+    "feelvos": feelvos.from_official,
+    "stm": stm.from_official,
+}
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], Importer]] = {
     "xception_65": (Xception65, xception.from_official),
+    "deeplabv3plus_resnet101": (DenseDeepLabV3Plus, cfbi.deeplab_from_official),
     "mobilenet_v2": (MobileNetV2, mobilenet_v2.from_official),
     **{f"resnet{d}": (partial(ResNet, depth=d), resnet.from_official) for d in DEPTHS},
 }

@@ -1,4 +1,5 @@
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -121,3 +122,19 @@ def test_results_of_another_size_are_refused():
     truth = blobs(0, (1,))
     with pytest.raises(ValueError, match=r"00000.png: the result is 20x60 .*annotation 40x60"):
         run(DAVIS, truth, truth[:, ::2], [1])
+
+
+@pytest.mark.parametrize("protocol", [DAVIS, UNSUPERVISED], ids=["by id", "matched"])
+def test_memory_does_not_grow_with_the_video_beyond_its_numbers(protocol):
+    (frame,) = blobs(0, (1, 2), 1, size=(200, 300))  # 60 kB each
+    length = 120
+    scorer = SequenceScorer(protocol, "clip", [1, 2], np.ones((length, 2), bool))
+    tracemalloc.start()
+    try:
+        held = []
+        for t in range(length):
+            scorer.add(t, frame.copy(), np.roll(frame, t, axis=1), "x")
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert (held[-1] - held[20]) / (length - 21) < 2_000  # bytes a frame

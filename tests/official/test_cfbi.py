@@ -8,6 +8,7 @@ import pytest
 
 from tests.fixtures import load_spec
 from tests.models.cfbi_cases import mobilenet_spec, official_arrays
+from vos_jax.convert import BACKBONES
 from vos_jax.models import variable_shapes
 from vos_jax.models.cfbi import CFBI, CFBIPlus
 from vos_jax.official.cfbi import from_official
@@ -48,3 +49,61 @@ def test_mobilenet_stores_most_blocks_under_several_names():
     )
     assert unused == []
     assert len(jax.tree.leaves(variables)) == len(spec["params"]) - len(spec["aliases"])
+
+
+def test_two_names_of_one_layer_must_agree():
+    arrays = official_arrays("cfbi")
+    from_official(
+        {k: v for k, v in arrays.items() if not k.startswith("semantic")}, _target("cfbi")
+    )
+    arrays["semantic_embedding.4.bias"] = arrays["semantic_embedding.4.bias"] + 1
+    with pytest.raises(
+        ValueError, match=r"semantic_embedding\.4\.bias and bn2\.bias are two names"
+    ):
+        from_official(arrays, _target("cfbi"))
+
+
+def test_what_does_not_fit_is_named():
+    arrays = official_arrays("cfbi")
+    del arrays["dynamic_seghead.IA9.IA.weight"]
+    arrays["fg_bias"] = np.zeros((3, 1, 1, 1), np.float32)
+    with pytest.raises(ValueError) as error:
+        from_official(arrays, _target("cfbi"))
+    message = str(error.value)
+    assert "1 missing, 1 mis-shaped" in message
+    assert "dynamic_seghead.IA9.IA.weight (for params/ensembler/aspp_gate/linear/kernel" in message
+    assert "fg_bias [3]: does not fit params/foreground_bias [1]" in message
+
+
+def test_values_land_where_their_names_say():
+    arrays = official_arrays("cfbi")
+    params, stats = from_official(arrays, _target("cfbi")).variables.values()
+    pooled = arrays["feature_extracter.aspp.conv1.weight"][:, 1024:]
+    found = params["deeplab"]["concat_projection"]["conv"]["kernel"][0, 0, :256]
+    np.testing.assert_array_equal(found, pooled[..., 0, 0].T)
+    weight = arrays["dynamic_seghead.layer6.downsample.1.weight"]
+    found = params["ensembler"]["stage3_layer1"]["downsample"]["norm"]["scale"]
+    np.testing.assert_array_equal(found, weight)
+    gate = arrays["dynamic_seghead.IA5.IA.weight"]
+    found = params["ensembler"]["stage2_gate3"]["linear"]["kernel"]
+    np.testing.assert_array_equal(found, gate.T)
+    variance = arrays["feature_extracter.backbone.layer4.2.bn2.running_var"]
+    found = stats["deeplab"]["backbone"]["layer4_2"]["conv2"]["norm"]["var"]
+    np.testing.assert_array_equal(found, variance)
+
+
+def test_deeplab_of_the_pretraining_lists_its_classifier():
+    prefix = "feature_extracter."
+    arrays = {
+        k.removeprefix(prefix): v
+        for k, v in official_arrays("cfbi").items()
+        if k.startswith(prefix)
+    }
+    arrays["decoder.last_conv.8.weight"] = np.zeros((21, 256, 1, 1), np.float32)
+    arrays["decoder.last_conv.8.bias"] = np.zeros(21, np.float32)
+    module, importer = BACKBONES["deeplabv3plus_resnet101"]
+    target = jax.eval_shape(module().init, jax.random.key(0), np.zeros((1, 33, 33, 3), np.float32))
+    variables, unused = importer(arrays, target)
+    assert unused == ["decoder.last_conv.8.bias", "decoder.last_conv.8.weight"]
+    inside = {name: tree["deeplab"] for name, tree in _target("cfbi").items()}
+    assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda x: x.shape, inside)

@@ -42,7 +42,12 @@ def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
             raise ValueError(
                 f"config.model.{field}: {name} has no such field; did you mean {near}?"
             )
-    return MODELS[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    return MODELS[name](**{field: _hashable(value) for field, value in fields.items()})
+
+
+def _hashable(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples again, also those inside."""
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def build_inference_model(config: Mapping[str, Any]) -> VOSModel:

@@ -1,4 +1,5 @@
-"""CFBI and CFBI+ from their official PyTorch checkpoints (resnet101_cfbi.pth and alike).
+"""CFBI and CFBI+ from their official PyTorch checkpoints (resnet101_cfbi.pth and alike), and the
+DeepLabv3+ that their training starts from (resnet101-deeplabv3p.pth.tar).
 
 The files hold some layers twice, under two names: CFBI its embedding, MobileNetV2 most of its
 blocks. Either name will do, and where both are there they must agree.
@@ -22,8 +23,8 @@ _ALIASES = (
     (r"^semantic_embedding\.3\.", "embedding_conv."),
     (r"^semantic_embedding\.4\.", "bn2."),
     (
-        r"\.backbone\.(low_level_features|high_level_features|feautre_8x|feature_\d+x)\.",
-        ".backbone.features.",
+        r"\bbackbone\.(low_level_features|high_level_features|feautre_8x|feature_\d+x)\.",
+        "backbone.features.",
     ),
 )
 
@@ -60,8 +61,27 @@ def from_official(arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]) -
     shapes = naming.leaves(target)
     plus = "fpn" in target["params"]
     wanted = {path: source(path.split("/")[1:], plus) for path in shapes}
+    return naming.match(_without_aliases(arrays), wanted, shapes, ignore=(resnet.COUNTERS,))
+
+
+def deeplab_from_official(
+    arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]
+) -> naming.Imported:
+    """Variables of nn.deeplab_dense.DenseDeepLabV3Plus from jfzhang95's checkpoints.
+
+    target gives their shapes. The classifier is listed as unused.
+    """
+    shapes = naming.leaves(target)
+    wanted = {}
+    for path in shapes:
+        name, transform = _deeplab(path.split("/")[1:])
+        wanted[path] = naming.Source(name.removeprefix("feature_extracter."), transform)
     return naming.match(
-        _without_aliases(arrays), wanted, shapes, ignore=(r"\.num_batches_tracked$",)
+        _without_aliases(arrays),
+        wanted,
+        shapes,
+        ignore=(resnet.COUNTERS,),
+        listed=(r"^decoder\.last_conv\.8\.",),
     )
 
 
