@@ -265,6 +265,19 @@ def test_youtube_vos_scores_seen_and_unseen_objects_after_their_first_frame(tmp_
     assert found["per_object"]["0a1b_7"]["category"] == "dog"
 
 
+@pytest.mark.parametrize("kind", ["meta.json", "list.json"])
+def test_the_split_folder_itself_and_other_lists_of_seen_categories_will_do(tmp_path, kind):
+    root = youtube_tree(tmp_path / "data")
+    pred = write_results(open_youtube_vos(root, "train"), tmp_path / "pred", without(7))
+    seen = root / "train/meta.json"
+    if kind == "list.json":
+        (seen := tmp_path / kind).write_text(json.dumps(["dog"]))
+    flags = (f"--seen={seen}",)
+    found = run(root / "train", pred, tmp_path / "out", *flags, protocol="youtube-vos")["metrics"]
+    expected = (0.5, None) if kind == "meta.json" else (0, 1)  # (J_s, J_u)
+    assert (found["J_s"], found["J_u"]) == expected
+
+
 def test_withheld_masks_cannot_be_scored(tmp_path):
     root = youtube_tree(tmp_path / "data", "valid")
     pred = write_results(open_youtube_vos(root, "valid"), tmp_path / "pred")

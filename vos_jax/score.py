@@ -56,6 +56,14 @@ class Benchmark:
     sparse: bool = False
 
 
+def _open_youtube_vos(gt: epath.PathLike, subset: str, **options: str) -> list[Video]:
+    """The masks of a split; `gt` may also be the split's own folder."""
+    root = epath.Path(gt)
+    if not (root / subset).is_dir() and (root / "Annotations").is_dir():
+        root, subset = root.parent, root.name
+    return open_youtube_vos(root, subset, frames="masks", **options)
+
+
 INNER = "all but the first and the last frame"
 BENCHMARKS: Mapping[str, Benchmark] = {
     "davis2016": Benchmark(partial(open_davis, year=2016), "val", INNER, ("resolution",)),
@@ -64,7 +72,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         partial(open_davis, year=2017, task="unsupervised"), "val", "all", ("resolution",)
     ),
     "youtube-vos": Benchmark(
-        partial(open_youtube_vos, frames="masks"),
+        _open_youtube_vos,
         "valid",
         "annotated frames of an object after its first one",
         ("meta",),

@@ -64,21 +64,22 @@ def open_youtube_vos(
 
 
 def read_categories(path: epath.PathLike) -> frozenset[str]:
-    """Names of categories from a text file, one a line, or those of a meta.json.
+    """Names of categories: a text file with one a line, a JSON list, or those of a meta.json.
 
     The seen categories of YouTube-VOS are those of its training videos: train/meta.json lists them.
     Errors: FileNotFoundError, and ValueError for a file that names none.
     """
     path = epath.Path(path)
-    if path.suffix == ".json":
-        objects = [
-            facts for video in _read_meta(path).values() for facts in video["objects"].values()
-        ]
-        names = {facts.get("category", "") for facts in objects}
-    elif path.is_file():
-        names = {line.strip() for line in path.read_text().splitlines()}
-    else:
+    if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it names the seen categories, one a line")
+    text = path.read_text()
+    if path.suffix != ".json":
+        names = {line.strip() for line in text.splitlines()}
+    elif text.lstrip().startswith("["):
+        names = {str(name) for name in json.loads(text)}
+    else:
+        objects = [o for video in _read_meta(path).values() for o in video["objects"].values()]
+        names = {facts.get("category", "") for facts in objects}
     if not names - {""}:
         raise ValueError(f"{path}: expected names of categories, one a line, found none")
     return frozenset(names - {""})
