@@ -77,7 +77,8 @@ def test_what_does_not_fit_is_named():
 
 def test_values_land_where_their_names_say():
     arrays = official_arrays("cfbi")
-    params, stats = from_official(arrays, _target("cfbi")).variables.values()
+    variables = from_official(arrays, _target("cfbi")).variables
+    params, stats = variables["params"], variables["batch_stats"]
     pooled = arrays["feature_extracter.aspp.conv1.weight"][:, 1024:]
     found = params["deeplab"]["concat_projection"]["conv"]["kernel"][0, 0, :256]
     np.testing.assert_array_equal(found, pooled[..., 0, 0].T)

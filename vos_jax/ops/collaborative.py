@@ -77,8 +77,10 @@ class LabelSums:
         Instance-level attention, section 3.2 of CFBI.
         """
         inside = self.sums / (self.counts + EPSILON)[..., None]
-        outside = self.total[:, None] - self.sums
-        return inside, outside / (self.pixels[:, None] - self.counts + EPSILON)[..., None]
+        # Where nothing is outside, the difference of the sums is nothing but rounding errors.
+        count = (self.pixels[:, None] - self.counts)[..., None]
+        outside = (self.total[:, None] - self.sums) / (jnp.maximum(count, 1) + EPSILON)
+        return inside, jnp.where(count > 0, outside, 0.0)
 
 
 def calibrate_background(
