@@ -122,7 +122,7 @@ def evaluate(
         {name: sorted(objects, key=_official_order) for name, objects in scores.items()},
         {
             "set": subset,
-            **tables.counts([_scorer(protocol, video) for video in videos]),
+            **tables.counts([SequenceScorer.of(protocol, video) for video in videos]),
         },
     )
     if out_dir is not None:
@@ -196,7 +196,7 @@ def _score_video(
 ) -> dict[str, list[ObjectScores]]:
     """Scores of every method for the objects of one video; the model's maps go to `writers`."""
     steppers = {name: method(video) for name, method in methods.items()}
-    scorers = {name: _scorer(protocol, video) for name in methods}
+    scorers = {name: SequenceScorer.of(protocol, video) for name in methods}
     for t in range(len(video)):
         frame = video.frame(t)
         given, scored = np.asarray(video.given[t]), bool(np.any(video.scored[t]))
@@ -217,10 +217,6 @@ def _score_video(
             if scored:
                 scorers[name].add(t, truth, labels, where)
     return {name: scorer.scores() for name, scorer in scorers.items()}
-
-
-def _scorer(protocol: Protocol, video: Video) -> SequenceScorer:
-    return SequenceScorer(protocol, video.name, video.ids, video.scored, video.categories)
 
 
 def _check_labels(labels: np.ndarray, frame: np.ndarray, where: str) -> None:

@@ -239,7 +239,8 @@ def _propagation(config: ConfigDict) -> Callable[[Video], Iterator[np.ndarray]]:
             f"config.eval.floors has {PROPAGATION!r}, which needs config.init.backbone: a folder "
             "written by vos_jax.convert"
         )
-    fields = {name: config.model[name] for name in ("backbone", "width", "window", "short_side")}
+    shared = ("backbone", "width", "window", "short_side")  # not every system has a window
+    fields = {name: config.model[name] for name in shared if name in config.model}
     model = build_model({"name": PROPAGATION, "output_stride": 8, **fields})
     variables = initial_variables(model, {**config.init, "model": ""}, config.seed)
 

@@ -116,7 +116,7 @@ def score(
         for result in _map(_score_sequence, tasks, workers):
             results.append(result)
             progress.update()
-    scorers = [_scorer(task) for task in tasks]
+    scorers = [SequenceScorer.of(protocol, task.video) for task in tasks]
     counted = tables.counts(scorers) | {"sequences_missing": len(videos) - len(tasks)}
     return [scores for objects in results for scores in objects], counted
 
@@ -164,7 +164,7 @@ def _results(
     wrong = [file.name for file in files.values() if file.suffix.lower() != ".png"]
     if wrong:
         raise ValueError(f"{folder}: expected PNG files, found {some(wrong)}; save masks as PNG")
-    scored = SequenceScorer(protocol, video.name, video.ids, video.scored).scored.any(axis=1)
+    scored = SequenceScorer.of(protocol, video).scored.any(axis=1)
     expected = [name for name, counts in zip(video.frame_names, scored, strict=True) if counts]
     missing = [name for name in expected if name not in files]
     extra = sorted(set(files) - set(video.frame_names))
@@ -179,7 +179,7 @@ def _results(
 
 def _score_sequence(task: _Task) -> list[ObjectScores]:
     cv2.setNumThreads(1)  # processes share the cores
-    video, scorer = task.video, _scorer(task)
+    video, scorer = task.video, SequenceScorer.of(task.protocol, task.video)
     merged = True if task.protocol.merged else None
     for t, counts in enumerate(scorer.scored.any(axis=1)):
         if not counts:
@@ -189,11 +189,6 @@ def _score_sequence(task: _Task) -> list[ObjectScores]:
         labels = truth * 0 if file is None else read_mask(file, binary=merged, indexed=True)
         scorer.add(t, truth, labels, file or f"{video.name}, frame {video.frame_names[t]}")
     return scorer.scores()
-
-
-def _scorer(task: _Task) -> SequenceScorer:
-    video = task.video
-    return SequenceScorer(task.protocol, video.name, video.ids, video.scored, video.categories)
 
 
 def _map(function: Callable, tasks: Sequence[Any], workers: int) -> Iterator[Any]:

@@ -100,23 +100,11 @@ def rollout(
       the masks [T - observed, B, N+1, H, W] that stand for these frames;
       the batch statistics after the pass (unchanged unless live).
     """
-    batch, frames = inputs.shape[:2]
-    size = masks.shape[-2:]
+    frames, size = inputs.shape[1], masks.shape[-2:]
     rngs = {}
     if train:
         rngs = dict(zip(("dropout", "sample"), jax.random.split(rng), strict=True))
-
-    features, updated = model.apply(
-        variables,
-        inputs.reshape(batch * frames, *inputs.shape[2:]),
-        train,
-        method=model.encode,
-        rngs=rngs,
-        mutable=["batch_stats"] if train else [],
-    )
-    features = jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(batch, frames, *x.shape[1:]), 1, 0), features
-    )
+    features, updated = _encode_clip(model, variables, inputs, train, rngs)
     masks, at = jnp.moveaxis(masks, 1, 0), lambda t: jax.tree.map(lambda x: x[t], features)
 
     memory = model.apply(
@@ -153,3 +141,21 @@ def rollout(
         _, *found = call(answer, memory, jax.tree.map(lambda x: x[-1], rest))
         predictions, believed = jax.tree.map(lambda *x: jnp.stack(x), *seen, found)
     return predictions, believed, updated.get("batch_stats", variables.get("batch_stats", {}))
+
+
+def _encode_clip(model, variables, inputs, train, rngs):
+    """Features of all frames [B, T, ...] in one pass, time first, and what the pass updates."""
+    batch, frames = inputs.shape[:2]
+    features, updated = model.apply(
+        variables,
+        inputs.reshape(batch * frames, *inputs.shape[2:]),
+        train,
+        method=model.encode,
+        rngs=rngs,
+        mutable=["batch_stats"] if train else [],
+    )
+
+    def time_first(x):
+        return jnp.moveaxis(x.reshape(batch, frames, *x.shape[1:]), 1, 0)
+
+    return jax.tree.map(time_first, features), updated

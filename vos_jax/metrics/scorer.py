@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from vos_jax.data.clip import VOID
+from vos_jax.data.clip import VOID, Video
 from vos_jax.metrics.frame import frame_scores, pair_scores
 from vos_jax.metrics.protocols import Protocol
 from vos_jax.metrics.scores import ObjectScores
@@ -46,6 +46,11 @@ class SequenceScorer:
         self._rows = {measure: [] for measure in protocol.measures if measure != "T"}
         known = self._proposals[: protocol.proposals] if protocol.proposals else self._ids
         self._unknown = ~np.isin(np.arange(256), [0, *known])
+
+    @classmethod
+    def of(cls, protocol: Protocol, video: Video) -> "SequenceScorer":
+        """The scorer of an annotated video."""
+        return cls(protocol, video.name, video.ids, video.scored, video.categories)
 
     @property
     def scored(self) -> np.ndarray:
