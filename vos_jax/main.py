@@ -157,6 +157,8 @@ def _examples(data: ConfigDict, seed: int) -> Examples:
         flip=data.flip,
         groups=data.groups,
         warp=data.get("warp"),
+        balance=data.get("balance"),
+        interpolation=data.get("interpolation", "linear"),
         paste=data.get("paste", 0),
         max_objects=data.max_objects,
         on_bad_clip=data.on_bad_clip,

@@ -1,7 +1,15 @@
+import cv2
 import numpy as np
 import pytest
 
-from vos_jax.data.augment import augment, choose_objects, nearest_index, random_crop
+from vos_jax.data.augment import (
+    Balance,
+    augment,
+    choose_objects,
+    choose_visible_objects,
+    nearest_index,
+    random_crop,
+)
 from vos_jax.data.sampling import RejectedClip, reference_and_run
 from vos_jax.data.synthetic import synthetic_videos
 
@@ -229,3 +237,66 @@ def test_a_longer_run_is_equally_spaced_and_leaves_the_last_frame_out():
     assert {(b - a, c - b) for a, b, c in runs} == {(gap, gap) for gap in (1, 2, 3)}
     assert {a for a, _, _ in runs} == set(range(5)) and max(c for _, _, c in runs) == 6
     assert reference_and_run(video, 8, rng, max_gap=9)[1:] == list(range(7))
+
+
+# ---- CFBI: cubic interpolation and the balanced crop ----
+
+
+def test_cubic_crops_are_those_of_the_whole_picture_resized_by_opencv():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 40, 50, 3), np.uint8)
+    masks = rng.integers(0, 4, (2, 40, 50), np.uint8)
+    for seed in range(4):
+        out, labels = augment(
+            frames, masks, np.random.default_rng(seed), crop=(33, 33), scale=(1.0, 1.3), flip=0.0,
+            groups=((0, 1),), interpolation="cubic",
+        )  # fmt: skip
+        where = random_crop(np.random.default_rng(seed), (40, 50), (33, 33), (1.0, 1.3), 0.0)
+        place = np.s_[where.top : where.top + 33, where.left : where.left + 33]
+        for t in range(2):
+            size = where.size[::-1]
+            whole = cv2.resize(frames[t].astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
+            np.testing.assert_array_equal(out[t], whole[place])
+            whole = cv2.resize(masks[t], size, interpolation=cv2.INTER_NEAREST)
+            np.testing.assert_array_equal(labels[t], whole[place])
+        assert out.min() < 0 and out.max() > 255  # not clipped
+
+
+def corner_object(size=12):
+    """A reference and a frame after it; the object, 144 pixels, lies in one corner of both."""
+    masks = np.zeros((2, 96, 160), np.uint8)
+    masks[:, :size, :size] = 7
+    return np.repeat(np.stack([masks] * 3, -1), 1, 0), masks
+
+
+@pytest.mark.parametrize("tries", [1, 5])
+def test_the_balanced_crop_is_drawn_until_the_reference_shows_an_object(tries):
+    frames, masks = corner_object()
+    masks[:, 40:50, 70:80] = 3  # 100 pixels: not more, wherever the crop lies
+
+    def shown(seed, **options):
+        _, labels = augment(
+            frames, masks, np.random.default_rng(seed), crop=(80, 80), scale=(1.0, 1.0), flip=0.0,
+            groups=((0, 1),), **options,
+        )  # fmt: skip
+        np.testing.assert_array_equal(labels[0], labels[1])  # one window for all frames
+        return (labels[0] == 7).sum() > 100
+
+    once = np.mean([shown(seed) for seed in range(100)])
+    balanced = np.mean([shown(seed, balance=Balance(tries=tries)) for seed in range(100)])
+    assert 0 < once < 0.25
+    assert balanced == once if tries == 1 else balanced > 2.5 * once
+
+
+def test_visible_objects_are_kept_and_others_become_background_in_all_frames():
+    masks = np.zeros((2, 40, 40), np.uint8)
+    masks[:, :10, :10], masks[:, :10, 20:31], masks[:, 20:40, :] = 9, 5, 2
+    masks[1, 15:18], masks[:, 12] = 6, 255
+    out, count = choose_visible_objects(masks, np.random.default_rng(0), 5, pixels=100)
+    assert count == 2  # 9 has just 100 pixels, 6 is not in the reference
+    expected = np.zeros_like(masks)
+    expected[masks == 2], expected[masks == 5], expected[masks == 255] = 1, 2, 255
+    np.testing.assert_array_equal(out, expected)
+    assert choose_visible_objects(masks, np.random.default_rng(0), 1, pixels=100)[1] == 1
+    with pytest.raises(RejectedClip, match="no object of the cropped reference covers more than"):
+        choose_visible_objects(masks, np.random.default_rng(0), 5, pixels=900)

@@ -100,6 +100,33 @@ def test_a_draw_without_objects_is_drawn_anew(tmp_path):
     assert examples.bad_clips == 0
 
 
+CFBI = {"choose": "reference_and_sequence", "frames": 5, "groups": ((0, 1, 2, 3, 4),)}
+
+
+def test_balanced_examples_have_visible_objects_in_one_window():
+    options = {**CFBI, "max_gap": 3, "crop": (49, 49), "max_objects": 2, "interpolation": "cubic"}
+    examples = make(balance={"tries": 5, "pixels": 100}, **options)
+    for i in range(12):
+        example = examples.example(i)
+        reference, count = example["masks"][0], example["valid"].sum()
+        assert 1 <= count <= 2 and example["masks"].max() == count
+        assert all((reference == k).sum() > 100 for k in range(1, count + 1))
+        same_frame = example["source_index"] == example["source_index"][0]
+        assert (example["frames"][same_frame] == example["frames"][0]).all()
+
+
+def test_a_mask_that_a_draw_looks_at_is_named_or_skipped_and_counted(tmp_path):
+    root = davis_tree(tmp_path)
+    for t in range(5):
+        (root / f"Annotations/480p/bear/{t:05d}.png").write_bytes(b"cut off")
+    options = {**CFBI, "crop": (33, 33), "balance": {"pixels": 20}}
+    with pytest.raises(ValueError, match=r"bear/0000\d\.png"):
+        [make(tree_sources(root), **options).example(i) for i in range(10)]
+    examples = make(tree_sources(root), **options, on_bad_clip="skip")
+    assert {examples.example(i)["name"] for i in range(10)} == {"davis2017/dog"}
+    assert examples.bad_clips > 0
+
+
 def test_a_broken_file_is_named_or_skipped_and_counted(tmp_path):
     root = davis_tree(tmp_path)
     for t in range(5):
@@ -117,6 +144,7 @@ def test_a_broken_file_is_named_or_skipped_and_counted(tmp_path):
     [
         ({"choose": "nonsense"}, "choose: expected one of .*reference_and_run"),
         ({"on_bad_clip": "ignore"}, "'raise' or 'skip', got 'ignore'"),
+        ({"interpolation": "nearest"}, r"interpolation: expected one of .*linear.*'nearest'"),
         ({"max_objects": 0}, r"max_objects: expected 1\.\.254, got 0"),
         ({"sources": []}, "at least one source"),
     ],

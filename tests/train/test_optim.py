@@ -64,6 +64,12 @@ def test_warmup_rises_linearly_and_poly_counts_from_its_end():
     np.testing.assert_allclose(rate(14), 0.05 * 0.5**0.9, rtol=1e-6)
 
 
+def test_no_rate_is_below_the_floor_not_even_in_the_warmup():
+    rate = build_schedule(optim_config(warmup_steps=4, steps=24, floor=0.02))
+    np.testing.assert_allclose([rate(0), rate(1), rate(2)], [0.02, 0.02, 0.025], rtol=1e-6)
+    np.testing.assert_allclose([rate(14), rate(23), rate(99)], [0.05 * 0.5**0.9, 0.02, 0.02])
+
+
 def test_step_schedule_drops_at_its_boundaries():
     rate = build_schedule(optim_config(schedule="step", boundaries=(10, 20), decay_factor=0.1))
     rates = [rate(step) for step in (0, 9, 10, 19, 20, 99)]

@@ -1,14 +1,17 @@
 """Random scale, crop and flip of a training clip, and the choice of its objects (host side, numpy).
 
-Frames may be warped on their own besides (`vos_jax.data.warp`, STM). Without it the recipe is that
-of FEELVOS: scale in [1.0, 1.3] with align_corners=True, padding at the bottom
+The recipe is that of FEELVOS: scale in [1.0, 1.3] with align_corners=True, padding at the bottom
 and right with mean grey and void, a uniform crop and a flip. Frames of one group share all of it;
 the reference is drawn independently of the pair (previous, query).
-Deviation: a void pixel of the reference stays void; the official code takes it for an object.
+Frames may be warped on their own besides (`vos_jax.data.warp`, STM). With `Balance` and cubic
+interpolation the recipe is CFBI's: crops are drawn until they show an object, and every object that
+the reference shows well enough is kept.
+Deviations: a void pixel of the reference stays void; FEELVOS's code takes it for an object. CFBI
+stretches frames that are smaller than the crop, here they are padded (its scales exceed the crop).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -20,6 +23,7 @@ from vos_jax.data.warp import Warp, cut_warped
 MEAN_GREY = 127.5
 STRIDE = 4  # of the grid on which labels are matched
 MIN_PIXELS = 10  # of every label of the reference on that grid
+INTERPOLATIONS = ("linear", "cubic")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,18 @@ class Crop:
     top: int
     left: int
     flip: bool
+
+
+@dataclass(frozen=True)
+class Balance:
+    """CFBI's balanced random crop (ECCV 2020, sec. 3.5).
+
+    The place of a crop is drawn up to `tries` times, until its reference shows an object with more
+    than `pixels` pixels; objects with no more than that in the reference become background.
+    """
+
+    tries: int = 5
+    pixels: int = 100
 
 
 def augment(
@@ -43,12 +59,17 @@ def augment(
     groups: Sequence[Sequence[int]],
     short_side: int = 0,
     warp: Warp | None = None,
+    balance: Balance | None = None,
+    interpolation: str = "linear",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scale, pad, crop and mirror every frame, with one set of parameters per group.
 
     frames: uint8 [T, H, W, 3]. masks: uint8 [T, H, W]. crop: (h, w). scale: (lowest, highest).
     short_side: the shorter side at scale 1; 0: as it is. flip: probability. groups: positions in
     the clip that share parameters, e.g. ((0,), (1, 2)). warp: what happens to each frame alone.
+    balance: how the place of the reference's group is drawn; None: once. interpolation: "linear",
+    or "cubic", whose results may leave 0..255 and whose pixels are areas (align_corners=False), as
+    those of cv2 and of `warp`; frames that become far smaller are averaged either way.
     Returns float32 [T, h, w, 3] in 0..255 and uint8 [T, h, w].
     """
     if sorted(t for group in groups for t in group) != list(range(len(frames))):
@@ -61,9 +82,12 @@ def augment(
     unit = short_side / min(size) if short_side else 1.0
     for group in groups:
         where = random_crop(rng, size, crop, (unit * scale[0], unit * scale[1]), flip)
+        if balance is not None and 0 in group:
+            where = _balanced(rng, where, masks[0], crop, balance, interpolation)
         for t in group:
             if warp is None:
-                image, labels = _cut(frames[t], masks[t], where, crop)
+                image = _cut(frames[t], where, crop, interpolation)
+                labels = _cut_labels(masks[t], where, crop, interpolation)
             else:
                 image, labels = cut_warped(
                     frames[t],
@@ -93,8 +117,33 @@ def random_crop(
     """Draw the scaled size (truncated to whole pixels), the place of the crop and the flip."""
     factor = rng.uniform(*scale)
     scaled = (max(int(size[0] * factor), 1), max(int(size[1] * factor), 1))
+    return Crop(scaled, *_place(rng, scaled, crop), bool(rng.random() < flip))
+
+
+def _place(
+    rng: np.random.Generator, scaled: tuple[int, int], crop: tuple[int, int]
+) -> tuple[int, int]:
+    """Top and left of a crop, uniform over those inside of the scaled image."""
     top, left = (int(rng.integers(max(s - c, 0) + 1)) for s, c in zip(scaled, crop, strict=True))
-    return Crop(scaled, top, left, bool(rng.random() < flip))
+    return top, left
+
+
+def _balanced(
+    rng: np.random.Generator,
+    where: Crop,
+    reference: np.ndarray,
+    crop: tuple[int, int],
+    balance: Balance,
+    interpolation: str,
+) -> Crop:
+    """`where`, moved until the labels of the reference have an object, or the last try."""
+    for _ in range(balance.tries - 1):
+        labels = _cut_labels(reference, where, crop, interpolation)
+        if len(_visible(labels, balance.pixels)):
+            break
+        top, left = _place(rng, where.size, crop)
+        where = replace(where, top=top, left=left)
+    return where
 
 
 def choose_objects(
@@ -119,7 +168,34 @@ def choose_objects(
             f"a label of the cropped reference covers fewer than {MIN_PIXELS} pixels at stride"
             f" {STRIDE}"
         )
-    ids = labels[1:]
+    return _renumbered(masks, labels[1:], rng, max_objects)
+
+
+def choose_visible_objects(
+    masks: np.ndarray, rng: np.random.Generator, max_objects: int, pixels: int
+) -> tuple[np.ndarray, int]:
+    """`choose_objects` by CFBI's rule: the objects with more than `pixels` pixels in masks[0].
+
+    Deviation: a clip without such an object is rejected. CFBI's trainer takes it, but the loss of
+    the background alone is 0, so that it would only leave its place in the batch empty.
+    """
+    ids = _visible(masks[0], pixels)
+    if len(ids) == 0:
+        raise RejectedClip(f"no object of the cropped reference covers more than {pixels} pixels")
+    return _renumbered(masks, ids, rng, max_objects)
+
+
+def _visible(labels: np.ndarray, pixels: int) -> np.ndarray:
+    """Ids of the objects with more than `pixels` pixels, ascending."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    counts[[0, VOID]] = 0
+    return np.flatnonzero(counts > pixels)
+
+
+def _renumbered(
+    masks: np.ndarray, ids: np.ndarray, rng: np.random.Generator, max_objects: int
+) -> tuple[np.ndarray, int]:
+    """Masks with 1..n for at most max_objects of `ids` and background for all others, and n."""
     if len(ids) > max_objects:
         ids = np.sort(rng.choice(ids, max_objects, replace=False))
     table = np.zeros(256, np.uint8)
@@ -135,23 +211,42 @@ def nearest_index(n: int, m: int) -> np.ndarray:
     return np.minimum(index.astype(int), n - 1)
 
 
-def _cut(
-    image: np.ndarray, labels: np.ndarray, where: Crop, crop: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The part of the scaled image and labels that lies in the crop, computed nowhere else."""
-    spans = [
+def _cut(image: np.ndarray, where: Crop, crop: tuple[int, int], interpolation: str) -> np.ndarray:
+    """The part of the scaled image that lies in the crop, float32."""
+    spans, size = _spans(where, crop), image.shape[:2]
+    if min(where.size) < 0.75 * min(size):  # far smaller: average, or detail turns to noise
+        return cv2.resize(image, where.size[::-1], interpolation=cv2.INTER_AREA)[spans].astype(
+            np.float32
+        )
+    if interpolation == "cubic":
+        image = image.astype(np.float32)  # or cv2 would clip and round
+        return cv2.resize(image, where.size[::-1], interpolation=cv2.INTER_CUBIC)[spans]
+    for axis, (n, s, span) in enumerate(zip(size, where.size, spans, strict=True)):
+        image = _interpolate(image, n, s, span, axis)
+    return image.astype(np.float32)
+
+
+def _cut_labels(
+    labels: np.ndarray, where: Crop, crop: tuple[int, int], interpolation: str
+) -> np.ndarray:
+    """The part of the scaled labels that lies in the crop, computed nowhere else."""
+    index = nearest_index if interpolation == "linear" else _floor_index
+    axes = zip(labels.shape, where.size, _spans(where, crop), strict=True)
+    return labels[np.ix_(*(index(n, s)[span] for n, s, span in axes))]
+
+
+def _spans(where: Crop, crop: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the scaled image that lie in the crop."""
+    rows, columns = (
         slice(start, min(start + c, s))
         for start, c, s in zip((where.top, where.left), crop, where.size, strict=True)
-    ]
-    axes = list(zip(labels.shape, where.size, spans, strict=True))
-    rows, columns = (nearest_index(n, s)[span] for n, s, span in axes)
-    out = image
-    if min(where.size) < 0.75 * min(labels.shape):  # far smaller: average, or detail turns to noise
-        area = cv2.resize(image, where.size[::-1], interpolation=cv2.INTER_AREA)
-        return area[spans[0], spans[1]].astype(np.float32), labels[np.ix_(rows, columns)]
-    for axis, (n, s, span) in enumerate(axes):
-        out = _interpolate(out, n, s, span, axis)
-    return out.astype(np.float32), labels[np.ix_(rows, columns)]
+    )
+    return rows, columns
+
+
+def _floor_index(n: int, m: int) -> np.ndarray:
+    """Source index [m] of cv2.INTER_NEAREST resizing n -> m."""
+    return np.minimum((np.arange(m) * (n / m)).astype(int), n - 1)
 
 
 def _interpolate(x: np.ndarray, n: int, m: int, span: slice, axis: int) -> np.ndarray:

@@ -15,7 +15,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vos_jax.data.augment import augment, choose_objects
+from vos_jax.data.augment import (
+    INTERPOLATIONS,
+    Balance,
+    augment,
+    choose_objects,
+    choose_visible_objects,
+)
 from vos_jax.data.clip import VOID, Clip, Video
 from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
 from vos_jax.data.sources import Source
@@ -30,11 +36,12 @@ class Examples:
     choose: a name in CHOOSERS. frames: T, frames per example. max_gap: annotated frames between
     two that follow each other. growth: {"start", "step", "every"}, the limit begins at start and
     grows by step every so many examples, up to max_gap; None: max_gap from the beginning. crop,
-    short_side, scale, flip, groups, warp: see `augment`. paste: up to so many objects of other
-    videos' frames are laid over a clip, warped on their own (with `warp` only).
-    max_objects: N. A draw that the rules of `choose_objects` reject is drawn anew, at most
-    `attempts` times. on_bad_clip: what a file that cannot be read does: "raise", or "skip" it for
-    another draw; `bad_clips` counts those.
+    short_side, scale, flip, groups, warp, balance, interpolation: see `augment`; warp and balance
+    are the fields of `Warp` and `Balance`. paste: up to so many objects of other videos' frames are
+    laid over a clip, warped on their own (with `warp` only).
+    max_objects: N. A draw that the rules of `choose_objects` (with balance, those of
+    `choose_visible_objects`) reject is drawn anew, at most `attempts` times. on_bad_clip: what a
+    file that cannot be read does: "raise", or "skip" it for another draw; `bad_clips` counts those.
     """
 
     def __init__(
@@ -53,6 +60,8 @@ class Examples:
         max_gap: int = 1,
         growth: Mapping[str, int] | None = None,
         warp: Mapping[str, Any] | None = None,
+        balance: Mapping[str, int] | None = None,
+        interpolation: str = "linear",
         paste: int = 0,
         attempts: int = 20,
         on_bad_clip: str = "raise",
@@ -63,6 +72,11 @@ class Examples:
             )
         if on_bad_clip not in ("raise", "skip"):
             raise ValueError(f"on_bad_clip: expected 'raise' or 'skip', got {on_bad_clip!r}")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(
+                f"config.data.interpolation: expected one of {INTERPOLATIONS}, got"
+                f" {interpolation!r}"
+            )
         if not sources or any(not source.videos for source in sources):
             raise ValueError("expected at least one source, each with at least one video")
         if len(crop) != 2 or min(crop) < 1:
@@ -76,6 +90,7 @@ class Examples:
         self.bad_clips = 0
         weights = np.array([source.weight for source in sources], np.float64)
         self._shares = weights / weights.sum()
+        self._balance = None if balance is None else Balance(**balance)
         self._change = dict(
             crop=self.crop,
             short_side=int(short_side),
@@ -83,6 +98,8 @@ class Examples:
             flip=float(flip),
             groups=tuple(tuple(group) for group in groups),
             warp=None if warp is None else Warp(**warp),
+            balance=self._balance,
+            interpolation=interpolation,
         )
         if paste and warp is None:
             raise ValueError("config.data.paste needs config.data.warp, which moves what is pasted")
@@ -107,8 +124,8 @@ class Examples:
             rng = np.random.default_rng([self._seed, int(i), attempt])
             video = self._draw(rng)
             try:
-                indices = self._choose(video, self.frames, rng, max_gap=self.gap_limit(i))
-                return self._finish(self._read(video, indices), rng)
+                clip = self._read(video, self._choose, rng, max_gap=self.gap_limit(i))
+                return self._finish(clip, rng)
             except RejectedClip as reason:
                 tried.append(f"{video.dataset}/{video.name}: {reason}")
         raise ValueError(
@@ -127,9 +144,14 @@ class Examples:
         source = self.sources[rng.choice(len(self.sources), p=self._shares)]
         return source.videos[rng.integers(len(source.videos))]
 
-    def _read(self, video: Video, indices: Sequence[int]) -> Clip:
+    def _read(
+        self, video: Video, choose: Callable, rng: np.random.Generator, max_gap: int = 1
+    ) -> Clip:
+        """The frames that a chooser, which may look at masks itself, takes from the video."""
         try:
-            return video.clip(indices)
+            return video.clip(choose(video, self.frames, rng, max_gap=max_gap))
+        except RejectedClip:
+            raise
         except (ValueError, OSError) as error:
             if not self._skip:
                 raise
@@ -141,7 +163,11 @@ class Examples:
         frames, masks = augment(clip.frames, clip.masks, rng, **self._change)
         if self._paste:
             frames, masks = self._pasted(frames, masks, rng)
-        masks, count = choose_objects(masks, rng, self.max_objects)
+        if self._balance is None:
+            masks, count = choose_objects(masks, rng, self.max_objects)
+        else:
+            pixels = self._balance.pixels
+            masks, count = choose_visible_objects(masks, rng, self.max_objects, pixels)
         return dict(
             frames=frames,
             masks=masks,
@@ -156,7 +182,7 @@ class Examples:
         """The clip with the objects of up to `paste` other frames laid over it."""
         for _ in range(rng.integers(self._paste + 1)):
             other = self._draw(rng)
-            clip = self._read(other, still(other, self.frames, rng))
+            clip = self._read(other, still, rng)
             layers, layer_masks = augment(clip.frames, clip.masks, rng, **self._change)
             first = int(np.where(masks == VOID, 0, masks).max()) + 1
             pairs = zip(frames, masks, layers, layer_masks, strict=True)

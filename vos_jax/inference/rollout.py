@@ -23,6 +23,7 @@ def advance(
     given: jax.Array | None = None,
     new: jax.Array | None = None,
     truth: jax.Array | None = None,
+    taught: jax.Array | None = None,
 ) -> tuple[Any, Any, jax.Array]:
     """Segment one frame and remember it. Call it inside `model.apply(..., method=advance)`.
 
@@ -31,14 +32,16 @@ def advance(
       size: (H, W) of the original frame.
       given: masks [B, N+1, H, W] handed over with this frame, or None when none are.
       new: bool [B, N], the objects of `given` that enter the memory (first seen or corrected).
-      truth: masks to remember instead of the prediction (training).
+      truth, taught: masks to remember instead of the prediction while `taught`, a bool [], is true
+        (training).
 
     Returns:
       memory, prediction, and the masks [B, N+1, H, W] that stand for this frame (given ones pasted
       where the system pastes).
     """
     memory, prediction, masks = answer(model, memory, features, size, given, new)
-    memory = model.memorize(memory, features, prediction, masks if truth is None else truth)
+    remembered = masks if taught is None else jnp.where(taught, truth, masks)
+    memory = model.memorize(memory, features, prediction, remembered)
     if given is not None and model.introduces == "after":
         memory = model.introduce(memory, features, given, new)
     return memory, prediction, masks
@@ -79,7 +82,7 @@ def rollout(
     *,
     given: jax.Array | None = None,
     observed: int = 1,
-    truth: bool = False,
+    taught: jax.Array | None = None,
     train: bool = False,
     rng: jax.Array | None = None,
 ) -> tuple[Any, Any, dict[str, Any]]:
@@ -88,17 +91,20 @@ def rollout(
     Args:
       inputs: prepared frames [B, T, h, w, 3].
       masks: [B, T, N+1, H, W]; the first `observed` frames are shown to the system, the others are
-        looked at only where `given` says so, or all of them with `truth`.
+        looked at only where `given` says so, or while `taught`.
       valid: bool [B, N], real object slots.
       given: bool [B, T, N], the objects handed over at each frame after the first; None: none.
       observed: how many leading frames are remembered with their masks instead of being segmented.
-      truth: remember the true masks after each frame instead of the prediction (teacher forcing).
+      taught: bool [], whether the true masks are remembered after each frame instead of the
+        prediction (teacher forcing); it may change from step to step without a compilation. None:
+        never, and nothing is computed for it.
       train: dropout, sampling and live BatchNorm; needs `rng`.
 
     Returns:
       predictions of the frames observed..T-1, stacked in time [T - observed, B, ...];
       the masks [T - observed, B, N+1, H, W] that stand for these frames;
-      the batch statistics after the pass (unchanged unless live).
+      the batch statistics after the pass (unchanged unless live): all frames count for what
+      `encode` normalises, the first one for what `start` does.
     """
     frames, size = inputs.shape[1], masks.shape[-2:]
     rngs = {}
@@ -107,8 +113,8 @@ def rollout(
     features, updated = _encode_clip(model, variables, inputs, train, rngs)
     masks, at = jnp.moveaxis(masks, 1, 0), lambda t: jax.tree.map(lambda x: x[t], features)
 
-    memory = model.apply(
-        variables,
+    memory, more = model.apply(
+        {**variables, **updated},
         at(0),
         masks[0],
         valid if given is None else given[:, 0],
@@ -116,7 +122,9 @@ def rollout(
         train=train,
         method=model.start,
         rngs=rngs,
+        mutable=["batch_stats"] if train else [],
     )
+    updated = {**updated, **more}
     for t in range(1, observed):
         memory = model.apply(variables, memory, at(t), None, masks[t], method=model.memorize)
 
@@ -126,7 +134,8 @@ def rollout(
         return model.apply(variables, memory, features, size, given, new, method=method, **options)
 
     def frame(memory, xs):
-        memory, *seen = call(advance, memory, xs, truth=xs[1] if truth else None)
+        truth = None if taught is None else xs[1]
+        memory, *seen = call(advance, memory, xs, truth=truth, taught=taught)
         return memory, seen
 
     new = None if given is None else jnp.moveaxis(given, 1, 0)

@@ -14,11 +14,12 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
 
     Args:
       model: the system, in its training form.
-      train: config.train; `observed` leading frames are shown with their masks, `truth` says
-        whether later frames remember the true masks instead of the prediction.
+      train: config.train; `observed` leading frames are shown with their masks, and in the first
+        `truth_steps` steps the later ones are remembered with their true masks, too, instead of the
+        prediction (0: never).
       loss: config.loss; `scale` multiplies the loss, everything else goes to the system's `losses`.
     """
-    settings = dict(loss)
+    settings, truth_steps = dict(loss), train["truth_steps"]
     scale = settings.pop("scale", 1.0)
 
     def objective(variables, batch, step, rng):
@@ -30,7 +31,7 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
             one_hot(labels, valid.shape[1]),
             valid,
             observed=train["observed"],
-            truth=train["truth"],
+            taught=step < truth_steps if truth_steps else None,
             train=True,
             rng=rng,
         )

@@ -51,8 +51,9 @@ def build_schedule(config: Any) -> Schedule:
     poly: learning_rate * (1 - t/steps)^power, 0 from the end on; with a warm-up t and steps are
     counted from its end. step: learning_rate * decay_factor^(number of boundaries <= step).
     constant. Warm-up: linear from warmup_start * learning_rate at step 0 over warmup_steps.
+    Where there is a `floor`, no rate is below it, the first ones of a warm-up included.
     """
-    base, warmup = config.learning_rate, config.warmup_steps
+    base, warmup, floor = config.learning_rate, config.warmup_steps, config.get("floor", 0.0)
     if config.schedule == "poly" and config.steps <= warmup:
         raise ValueError(
             f"config.optim.steps is {config.steps}, but must exceed warmup_steps ({warmup}): "
@@ -77,11 +78,11 @@ def build_schedule(config: Any) -> Schedule:
     def schedule(step):
         step = jnp.asarray(step, jnp.int32)
         rate = jnp.asarray(after(step), jnp.float32)
-        if not warmup:
-            return rate
-        start = config.warmup_start
-        ramp = base * (start + (1 - start) * step / warmup)
-        return jnp.where(step < warmup, ramp, rate).astype(jnp.float32)
+        if warmup:
+            start = config.warmup_start
+            ramp = base * (start + (1 - start) * step / warmup)
+            rate = jnp.where(step < warmup, ramp, rate).astype(jnp.float32)
+        return jnp.maximum(rate, jnp.float32(floor))
 
     return schedule
 
@@ -159,11 +160,15 @@ def _clip(kind: str, norm: float) -> optax.GradientTransformation:
 
 
 def _direction(config: Any) -> optax.GradientTransformation:
-    sgd = optax.identity()
-    if config.momentum:
-        sgd = optax.trace(decay=config.momentum, nesterov=config.nesterov)
-    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
-    return _choose("name", config.name, {"sgd": sgd, "adam": adam})
+    def sgd():
+        if not config.momentum:
+            return optax.identity()
+        return optax.trace(decay=config.momentum, nesterov=config.nesterov)
+
+    def adam():
+        return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+
+    return _choose("name", config.name, {"sgd": sgd, "adam": adam})()
 
 
 def _choose(field: str, value: str, choices: dict[str, Any]) -> Any:

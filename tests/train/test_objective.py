@@ -1,0 +1,69 @@
+"""Whose masks are remembered in training, on a model that answers with what it remembers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vos_jax.models.protocol import VOSModel
+from vos_jax.train.objective import make_objective
+
+T = 6  # frames; more than 3 predicted ones are a loop, fewer are not
+
+
+class Echo(VOSModel):
+    """The prediction for a frame is the masks it remembers; its loss is their object's area."""
+
+    def encode(self, inputs, train=False):
+        return inputs.mean(axis=(1, 2))
+
+    def start(self, features, masks, valid, references=1, train=False):
+        return masks
+
+    def segment(self, memory, features):
+        return memory
+
+    def memorize(self, memory, features, prediction, masks):
+        return masks
+
+    def probabilities(self, prediction, size):
+        return prediction
+
+    def losses(self, predictions, labels, valid, step):
+        return predictions[:, :, 1].sum(axis=(0, 2, 3))
+
+
+def batch(frames):
+    """One clip whose object has 2^t pixels in frame t."""
+    masks = np.zeros((1, frames, 8, 8), np.uint8)
+    for t in range(frames):
+        masks[0, t].flat[: 2**t] = 1
+    inputs = np.zeros((1, frames, 8, 8, 3), np.float32)
+    return {"frames": inputs, "masks": masks, "valid": np.ones((1, 1), bool)}
+
+
+@pytest.mark.parametrize("frames", [4, T])
+@pytest.mark.parametrize("observed", [1, 2])
+def test_true_masks_are_remembered_before_truth_steps_and_own_ones_from_then_on(frames, observed):
+    train = {"observed": observed, "truth_steps": 3}
+    objective = jax.jit(make_objective(Echo(), train, {}))
+
+    def loss(step):
+        return objective({}, batch(frames), jnp.int32(step), jax.random.key(0))[0][0]
+
+    taught = sum(2**t for t in range(observed - 1, frames - 1))
+    alone = (frames - observed) * 2 ** (observed - 1)
+    assert [loss(step) for step in (0, 2, 3, 100)] == [taught, taught, alone, alone]
+    assert objective._cache_size() == 1
+
+
+def test_without_truth_steps_true_masks_of_later_frames_are_not_even_looked_at():
+    def loss(masks, truth_steps):
+        objective = make_objective(Echo(), {"observed": 1, "truth_steps": truth_steps}, {})
+        data = {**batch(T), "masks": masks}
+        return objective({}, data, jnp.int32(9), jax.random.key(0))[0]
+
+    masks = batch(T)["masks"]
+    programs = [str(jax.make_jaxpr(lambda m, n=n: loss(m, n))(masks)) for n in (0, 3)]
+    assert len(programs[0]) < len(programs[1])
+    np.testing.assert_array_equal(loss(masks, 0), loss(masks, 3))  # and step 9 is past 3
