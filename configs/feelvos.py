@@ -38,6 +38,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
         )
     config = _paper()
     config.optim.steps = config.train.get_ref("steps") + 0  # ends with the run unless set apart
+    config.train.truth_steps = config.train.get_ref("steps") + 0
     if preset == "paper_davis" or preset in ABLATION:
         del config.data.train["youtube_vos"]
     if preset in ABLATION:
@@ -68,7 +69,7 @@ def _paper() -> ConfigDict:
                 "accumulate": 1,
                 "ema": 0.0,
                 "observed": 2,  # reference and previous frame come with their masks
-                "truth": True,
+                "truth_steps": 200_000,  # of all frames the memory is the true masks'
                 "model": {"output_stride": 16},  # ... and trains at 16, same weights
                 "save_steps": 1_000,
                 "save_minutes": 15,  # 0: only every save_steps
@@ -88,7 +89,12 @@ def _paper() -> ConfigDict:
                 "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
                 "overlay": True,
             },
-            "inference": {"max_objects": 0},  # 0: as many slots as the video has objects
+            "inference": {
+                "max_objects": 0,  # 0: as many slots as the video has objects
+                # views whose probabilities are averaged: frames at these scales, also mirrored
+                "scales": (1.0,),
+                "flip": False,
+            },
             "mesh": {"data": -1, "fsdp": 1},
             "log": {"every": 100},
             # Xception-65 with ImageNet + COCO weights in the release; a folder written by
@@ -212,7 +218,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
     )
     # one more query, which remembers the network's own answer to the first: as at test time
     config.data.clip.frames = 4
-    config.train.truth = False
+    config.train.truth_steps = 0
     config.model.previous_mask = "soft"
     del config.data.train["youtube_vos"]
     config.data.clip.max_gap = 3

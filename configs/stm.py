@@ -72,7 +72,7 @@ def _paper() -> ConfigDict:
                 "accumulate": 1,
                 "ema": 0.0,
                 "observed": 1,  # the first frame comes with its masks
-                "truth": False,  # paper: predicted masks are memorised, as soft as they are
+                "truth_steps": 0,  # paper: predicted masks are memorised, as soft as they are
                 "model": {"length": 3},  # room for the frames of a training clip
                 "save_steps": 1_000,
                 "save_minutes": 15,  # 0: only every save_steps
@@ -106,12 +106,16 @@ def _paper() -> ConfigDict:
             },
             "inference": {
                 "max_objects": 0,  # 0: as many slots as the video has objects
+                # views whose probabilities are averaged: frames at these scales, also mirrored
+                "scales": (1.0,),
+                "flip": False,
                 "memory_first": True,
                 "memory_previous": True,
                 "memory_every": 5,  # release
                 "capacity": 0,  # frames; 0: room for a clip of `length` frames
                 "length": 105,  # the longest clip of DAVIS has 104
                 "eviction": "thin",
+                "memory_devices": 1,  # over so many devices the frames in memory are spread
             },
             "mesh": {"data": -1, "fsdp": 1},
             "log": {"every": 100},
@@ -127,7 +131,8 @@ def _model() -> dict:
     return {
         "name": "stm",
         "backbone": "resnet50",  # paper
-        "width": 1.0,  # of MobileNetV2
+        "width": 1.0,  # of the backbone
+        "frozen": True,  # paper: BatchNorm is disabled
         "key_dim": 128,  # paper
         "value_dim": 512,  # paper
         "features": 256,  # release: decoder
@@ -136,6 +141,7 @@ def _model() -> dict:
         "aggregation_channels": 11,  # release
         "detach": False,  # ours: gradients flow through memorised masks
         "short_side": 0,  # release: native resolution
+        "scale": 1.0,
         "dtype": "float32",
     }
 
@@ -211,7 +217,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
         }
     )
     config.data.update(
-        {"crop": (208, 336), "short_side": 240, "scale": (1.0, 1.3), "max_objects": 3, "workers": 2}
+        {"crop": (208, 336), "short_side": 240, "scale": (1.0, 1.3), "max_objects": 2, "workers": 2}
     )
     del config.data.train["youtube_vos"]
     config.data.clip.update({"max_gap": 8, "growth": {"start": 2, "step": 1, "every": 200}})
@@ -235,18 +241,25 @@ def _shrink_to_small(config: ConfigDict) -> None:
 
 
 def _shrink_to_quick(config: ConfigDict) -> None:
-    """A narrow MobileNetV2 from scratch on synthetic-v1, whose frames are the stills of stage 1."""
+    """A narrow ResNet-18 from scratch on synthetic-v1, whose frames are the stills of stage 1."""
     config.model.update(
         {
-            "backbone": "mobilenet_v2",
+            "backbone": "resnet18",
             "width": 0.25,
             "key_dim": 16,
             "value_dim": 64,
             "features": 32,
+            "scale": 5 / 3,  # objects of 30 pixels are small for a memory at stride 16
         }
     )
     config.data.update(
-        {"crop": (96, 96), "short_side": 0, "scale": (1.0, 1.3), "max_objects": 3, "workers": 2}
+        {
+            "crop": (160, 160),
+            "short_side": 160,
+            "scale": (1.0, 1.3),
+            "max_objects": 3,
+            "workers": 2,
+        }
     )
     config.data.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
     config.data.eval = ConfigDict({"synthetic": {"kind": "synthetic", "split": "test"}})
@@ -254,12 +267,19 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     config.data.pretrain.steps = 300
     config.data.pretrain.paste = 0  # synthetic clips have several objects
     config.data.pretrain.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
-    config.train.update({"steps": 800, "batch": 8})
+    # frames of a clip are shifted apart, or where an object is would tell it as well as its looks
+    config.data.warp.shift = 0.2
+    config.data.pretrain.warp.shift = 0.2
+    config.train.update({"steps": 800, "batch": 4, "truth_steps": 300})
+    config.train.model.frozen = False  # no ImageNet statistics to keep
     config.optim.update(
         {
             "schedule": "poly",
             "power": 0.9,
-            "learning_rate": 3e-3,
+            "learning_rate": 2e-3,
+            "warmup_steps": 20,
+            # what has no norm behind it learns nothing at the backbone's rate
+            "rate_multipliers": ((r"^decoder/|/heads/", 0.1),),
             "clip": "global",
             "clip_norm": 5.0,
         }

@@ -51,7 +51,7 @@ def test_paper_trains_as_published():
     assert (data.clip.choose, data.pretrain.clip.choose) == ("ordered", "still")
     assert (data.clip.max_gap, data.clip.growth.step) == (26, 5)
     assert data.clip.growth.every == 20 * 3771
-    assert (config.train.observed, config.train.truth) == (1, False)
+    assert (config.train.observed, config.train.truth_steps) == (1, 0)
     schedule = build_schedule(optim)
     assert optim.name == "adam" and schedule(0) == schedule(700_000) == pytest.approx(1e-5)
     assert data.pretrain.steps * config.train.batch == 2_000_000

@@ -31,9 +31,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from vos_jax.models.cfbi_ensembler import Ensembler
+from vos_jax.models.cfbi_frames import (
+    Features,
+    Memory,
+    Prediction,
+    labels_at_scales,
+    merge_labels,
+    network_size,
+    one_hot_labels,
+)
 from vos_jax.models.protocol import VOSModel
 from vos_jax.nn.deeplab import normalise
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
@@ -51,51 +59,26 @@ from vos_jax.ops.multi_local import multi_local_matching
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
 
 
-@struct.dataclass
-class Features:
-    """One frame. The tuples have an entry per scale."""
-
-    embeddings: tuple[jax.Array, ...]  # [B, hs, ws, C]
-    low_level: jax.Array  # [B, h4, w4, 256], of the backbone
-
-
-@struct.dataclass
-class Memory:
-    """What the next frame may look at. The tuples have an entry per scale."""
-
-    reference: tuple[jax.Array, ...]  # [B, P, channels that are matched]
-    reference_labels: tuple[jax.Array, ...]  # int32 [B, P], -1: not used
-    frames: jax.Array  # int32 [], how many reference frames fill the P
-    reference_sums: LabelSums  # of the finest embedding
-    present: jax.Array  # bool [B, L]
-    previous: tuple[jax.Array, ...]  # [B, hs, ws, C]
-    previous_labels: tuple[jax.Array, ...]  # int32 [B, hs, ws], -1: void
-
-
-@struct.dataclass
-class Prediction:
-    """Logits of every label and which labels take part."""
-
-    logits: jax.Array  # float32 [B, L, h4, w4]
-    present: jax.Array  # bool [B, L]
-
-
 class CFBI(VOSModel):
     """The network. Fields are CFBI's released configuration; tuples have an entry per scale."""
 
     introduces = "after"
     pastes = True
-    backbone_scopes = (("deeplab", "backbone"),)
+    named_windows = {name: ((2, 4, 6, 8, 10, 12),) for name in ("code", "paper")}
 
     backbone: str = "resnet101"  # or "mobilenet_v2"
     width: float = 1.0  # channel multiplier of MobileNetV2
+    frozen_backbone: bool = True  # batch normalisation keeps its running statistics in training
+    frozen: bool = True  # ... in ASPP and decoder
+    momentum: float = 0.9  # of live statistics
     dropout: float = 0.1  # after the ASPP, in training
     features: int = 256  # channels of ASPP and decoder
     embedding_dim: int = 100
     head_width: int = 256  # channels of the head's first stage
     groups: int = 32  # of most group normalisations
     matching_dims: tuple[int, ...] = (100,)  # leading channels of the embedding that are matched
-    windows: tuple[tuple[int, ...], ...] = ((2, 4, 6, 8, 10, 12),)
+    # or a name in named_windows, for example to leave the choice to the command line
+    windows: tuple[tuple[int, ...], ...] | str = named_windows["code"]
     global_rates: tuple[int, ...] = (1,)  # of atrous matching
     local_rates: tuple[int, ...] = (1,)
     min_pixels: int = 0  # labels of no more than this times rate^2 pixels are matched whole
@@ -106,10 +89,16 @@ class CFBI(VOSModel):
     matching_dtype: str = "float32"  # of what is compared; "float16" is the release's option
     max_long_edge: int = 1040  # longer frames are shrunk (800 with several views)
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
+    scale: float = 1.0  # of the frame after that, see models.views
     dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
 
+    @property
+    def backbone_scopes(self) -> tuple[tuple[str, ...], ...]:
+        """ResNet-101 comes with ASPP and decoder (trained on COCO), MobileNetV2 alone."""
+        return (("deeplab",),) if self.backbone == "resnet101" else (("deeplab", "backbone"),)
+
     def setup(self):
-        scales = len(self.windows)
+        scales = len(self.scale_windows)
         for field in ("matching_dims", "global_rates", "local_rates"):
             if len(getattr(self, field)) != scales:
                 raise ValueError(
@@ -121,6 +110,9 @@ class CFBI(VOSModel):
             backbone=self.backbone,
             features=self.features,
             width=self.width,
+            frozen_backbone=self.frozen_backbone,
+            frozen=self.frozen,
+            momentum=self.momentum,
             dropout=self.dropout,
             dtype=dtype,
         )
@@ -129,6 +121,18 @@ class CFBI(VOSModel):
             self.foreground_bias = self.param("foreground_bias", nn.initializers.zeros, (scales,))
         self.ensembler = Ensembler(self.head_width, self.groups, dtype)
         self._setup_scales(dtype)
+
+    @property
+    def scale_windows(self) -> tuple[tuple[int, ...], ...]:
+        """The windows of each scale, half sizes; ValueError for an unknown name."""
+        if not isinstance(self.windows, str):
+            return self.windows
+        if self.windows not in self.named_windows:
+            raise ValueError(
+                f"config.model.windows: expected {' or '.join(self.named_windows)}, or half sizes "
+                f"per scale, found {self.windows!r}"
+            )
+        return self.named_windows[self.windows]
 
     def _setup_scales(self, dtype):
         shared = dict(use_bias=True, activation=nn.relu, dtype=dtype)
@@ -146,12 +150,10 @@ class CFBI(VOSModel):
         """What the head sees at one scale: cues [M, h, w, n] and maps of embeddings."""
         return jnp.concatenate([*frames, self.prehead(cues)], axis=-1)
 
-    def preprocess(self, frame: np.ndarray, scale: float = 1.0) -> np.ndarray:
-        """The frame at the network's size, float32 [h, w, 3]; masks keep the original size.
-
-        scale: that of a view, where several are averaged.
-        """
-        height, width = network_size(frame.shape[:2], self.max_long_edge, self.short_side, scale)
+    def preprocess(self, frame: np.ndarray) -> np.ndarray:
+        """The frame at the network's size, float32 [h, w, 3]; masks keep the original size."""
+        bounds = (self.max_long_edge, self.short_side, self.scale)
+        height, width = network_size(frame.shape[:2], *bounds)
         frame = frame.astype(np.float32)
         if (height, width) == frame.shape[:2]:
             return frame
@@ -174,7 +176,7 @@ class CFBI(VOSModel):
         """Memory of the first frame; every valid object takes part, also without a pixel."""
         present = jnp.pad(valid, ((0, 0), (1, 0)), constant_values=True)
         masks = masks * present[:, :, None, None]
-        labels = _at_scales(masks, features)
+        labels = labels_at_scales(masks, features)
         pixels, pixel_labels, sums = self._reference(
             features.embeddings, labels, masks.shape[1], train
         )
@@ -197,14 +199,16 @@ class CFBI(VOSModel):
         """Logits of the current frame."""
         inputs = []
         for scale, current in enumerate(features.embeddings):
-            cues = _merge(self._cues(memory, current, scale))
-            mask = _one_hot(memory.previous_labels[scale], memory.present.shape[1])
+            cues = merge_labels(self._cues(memory, current, scale))
+            mask = one_hot_labels(memory.previous_labels[scale], memory.present.shape[1])
             mask = mask[..., None].astype(current.dtype)
             previous = memory.previous[scale][:, None]
             frames = [jnp.broadcast_to(current[:, None], mask.shape[:-1] + current.shape[-1:])]
             frames += [previous * mask, previous * (1 - mask)]
-            inputs.append(self._head_input(cues.astype(current.dtype), [_merge(x) for x in frames]))
-        guidance = _merge(self._guidance(memory))
+            inputs.append(
+                self._head_input(cues.astype(current.dtype), [merge_labels(x) for x in frames])
+            )
+        guidance = merge_labels(self._guidance(memory))
         logits = self.ensembler(tuple(inputs), guidance, features.low_level)
         logits = [x.reshape(*memory.present.shape, *x.shape[1:]) for x in logits]
         return Prediction(calibrate_background(*logits, memory.present), memory.present)
@@ -216,7 +220,7 @@ class CFBI(VOSModel):
         window and anywhere.
         """
         num_labels = memory.present.shape[1]
-        mask = _one_hot(memory.previous_labels[scale], num_labels)[..., None]
+        mask = one_hot_labels(memory.previous_labels[scale], num_labels)[..., None]
         distances = self._distances(memory, current, scale)
         if not self.background_matching:
             return jnp.concatenate([distances, mask], axis=-1)
@@ -244,7 +248,7 @@ class CFBI(VOSModel):
             half = tuple(n // 2 + 1 for n in size)
             query, previous = resize_bilinear(query, half), resize_bilinear(previous, half)
             labels = resize_nearest(labels, half, align_corners=False)
-        windows, rate = self.windows[scale], self.local_rates[scale]
+        windows, rate = self.scale_windows[scale], self.local_rates[scale]
         within = multi_local_matching(query, previous, labels, num_labels, windows, rate)
         bias = self._biases(num_labels, scale)
         anywhere = normalise_distance(anywhere, bias)[..., None]
@@ -273,7 +277,7 @@ class CFBI(VOSModel):
         self, memory: Memory, features: Features, prediction: Prediction | None, masks: jax.Array
     ) -> Memory:
         """The frame becomes the previous frame, with its masks [B, N+1, H, W]."""
-        labels = _at_scales(masks, features)
+        labels = labels_at_scales(masks, features)
         return memory.replace(previous=features.embeddings, previous_labels=labels)
 
     def introduce(
@@ -375,12 +379,13 @@ class CFBIPlus(CFBI):
     The embeddings have `features` channels; `embedding_dim` and `local_halved` are CFBI's.
     """
 
+    named_windows = {
+        name: ((4, 8, 12, 16, 20, 24), (2, 4, 6, 8, 10, 12), coarsest)
+        for name, coarsest in {"code": (2, 4, 6, 8, 10), "paper": (4, 6, 8, 10)}.items()
+    }
+
     matching_dims: tuple[int, ...] = (32, 64, 128)
-    windows: tuple[tuple[int, ...], ...] = (
-        (4, 8, 12, 16, 20, 24),
-        (2, 4, 6, 8, 10, 12),
-        (2, 4, 6, 8, 10),
-    )
+    windows: tuple[tuple[int, ...], ...] | str = named_windows["code"]
     global_rates: tuple[int, ...] = (2, 1, 1)
     local_rates: tuple[int, ...] = (2, 1, 1)
     local_halved: bool = False
@@ -393,38 +398,3 @@ class CFBIPlus(CFBI):
 
     def _head_input(self, cues: jax.Array, frames: list[jax.Array]) -> jax.Array:
         return jnp.concatenate([cues, *frames], axis=-1)
-
-
-def network_size(
-    size: tuple[int, int], max_long_edge: int, short_side: int = 0, scale: float = 1.0
-) -> tuple[int, int]:
-    """Height and width at which a frame of `size` is looked at: 16 n + 1 each.
-
-    The frame is shrunk until its longer side is max_long_edge (and, unless 0, its shorter side
-    short_side) at most, then scaled, then each side rounded on its own, half to even.
-    """
-    shrink = min(1.0, max_long_edge / max(size))
-    if short_side:
-        shrink = min(shrink, short_side / min(size))
-    sides = [int(shrink * n * scale) for n in size]
-    return tuple(int(np.around((n - 1) / 16) * 16 + 1) for n in sides)
-
-
-def _at_scales(masks: jax.Array, features: Features) -> tuple[jax.Array, ...]:
-    """Labels int32 [B, hs, ws] of masks [B, L, H, W] on the grid of each embedding; void is -1."""
-    found = []
-    for embedding in features.embeddings:
-        small = resize_nearest(masks, embedding.shape[1:3], axes=(2, 3), align_corners=False)
-        label = jnp.argmax(small, axis=1).astype(jnp.int32)
-        found.append(jnp.where(small.sum(axis=1) > 0, label, -1))
-    return tuple(found)
-
-
-def _one_hot(labels: jax.Array, num_labels: int) -> jax.Array:
-    """[B, h, w] -> float32 [B, L, h, w]."""
-    return (labels[:, None] == jnp.arange(num_labels)[:, None, None]).astype(jnp.float32)
-
-
-def _merge(x: jax.Array) -> jax.Array:
-    """[B, L, ...] -> [B * L, ...]: the labels of all videos are the head's batch."""
-    return x.reshape(-1, *x.shape[2:])
