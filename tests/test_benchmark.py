@@ -1,9 +1,20 @@
+"""The benchmark command and what it measures with."""
+
+import argparse
 import re
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from tests.shrunk import quick_compilation
 from vos_jax import benchmark
+from vos_jax.benchmarks import systems
+from vos_jax.benchmarks.measuring import resident_in_use
+from vos_jax.benchmarks.stream import Stream, stream_table
+from vos_jax.models import variable_shapes
 
 SMALL = ["kernels", "--grid", "9", "12", "--frame", "48", "86", "--rounds", "2"]
 
@@ -16,9 +27,9 @@ def test_table_has_a_row_per_case_and_ratios_to_the_matrix_product(capsys):
     for name in ("matrix product", "global, 10 labels", "local K=15, 3 labels"):
         assert re.search(r"\d+\.\d+\s+\d+\.\d+", rows[name])
     assert re.search(r"\d\.\d\d  matrix product", rows["global, 3 labels"])
-    assert re.search(r"\d\.\d\d  depthwise 7x7, 256 channels, library", rows[
-        "depthwise 7x7, 256 channels"
-    ])
+    assert re.search(
+        r"\d\.\d\d  depthwise 7x7, 256 channels, library", rows["depthwise 7x7, 256 channels"]
+    )
 
 
 @pytest.mark.parametrize("only", ["global, 3", "upsample logits"])
@@ -48,3 +59,108 @@ def test_an_unknown_case_is_refused(capsys):
     with pytest.raises(SystemExit):
         benchmark.main([*SMALL, "--only", "nothing"])
     assert "nothing" in capsys.readouterr().err
+
+
+def test_matching_shows_each_ratio_beside_what_it_should_not_exceed(capsys):
+    only = "CFBI global"
+    benchmark.main(["matching", "--grid", "9", "12", "--rounds", "1", "--only", only])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {re.split(r"\s{2,}", line)[0]: line for line in lines[2:]}
+    assert re.search(r"\d\.\d\d +1\.60  CFBI global, 1 object ", rows["CFBI global, 10 objects"])
+    assert re.search(r"\d\.\d\d +0\.35  CFBI global, 2 objects", rows["CFBI global l=2, 2 objects"])
+
+
+STAGES_OF_A_FRAME = {"whole frame", "encode", "segment", "feedback", "memorize"}
+PARTS = {
+    "feelvos": {"head"},
+    "stm": {"two matrix products, T=5", "memory read, T=5", "decoder", "memory encoder"},
+    "cfbi": {"global matching", "local matching", "ensembler"},
+    "cfbi_plus": {"global matching", "local matching", "ensembler"},
+}
+
+
+@pytest.mark.parametrize("system", PARTS)
+def test_parts_of_a_full_size_frame_give_what_their_stage_gives(system, monkeypatch):
+    """Shapes alone: nothing is computed."""
+
+    def zeros(model, rng):
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variable_shapes(model))
+
+    monkeypatch.setattr(systems, "init_variables", zeros)
+    cases = benchmark.STAGES[system](argparse.Namespace(frame=(65, 97), objects=2))
+    found = jax.eval_shape(lambda: {case.name: case.function(*case.arguments()) for case in cases})
+    assert found.keys() == STAGES_OF_A_FRAME | PARTS[system]
+    logits = found["segment"].logits.shape
+    assert found["whole frame"][1].logits.shape == logits
+    if system == "feelvos":
+        assert found["head"].shape == logits
+    elif system == "stm":
+        assert found["decoder"].shape == logits
+        keys, values = (x.shape for x in found["memory encoder"])
+        bank = found["memorize"].bank
+        assert (keys[:2], keys[-1], values[-1]) == (
+            bank.keys.shape[:2], bank.keys.shape[-1], bank.values.shape[-1]
+        )  # fmt: skip
+    else:
+        batch, labels, *size = logits
+        assert [x.shape for x in found["ensembler"]] == [(batch * labels, *size)] * 2
+        scales = {"cfbi": 1, "cfbi_plus": 3}[system]
+        assert len(found["global matching"]) == len(found["local matching"]) == scales
+        assert found["global matching"][0].shape == (batch, *size, labels)
+
+
+def test_a_stream_that_is_as_it_should_be_keeps_all_bounds(capsys):
+    with quick_compilation():
+        benchmark.main(["stream", "--frames", "100", "--frame", "33", "49", "--capacity", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = {re.split(r"\s{2,}", line)[0]: line.split()[-2:] for line in lines[2:]}
+    assert rows["compilations of jit(step), frames 0 and 1"] == ["1", "1"]
+    assert rows["compilations after frame 1"] == ["0", "0"]
+    early, late = (rows[f"arrays on the device, MB, frame {t}"][-1] for t in (50, 90))
+    assert early == late
+
+
+def test_a_stream_that_grows_shows_it_and_noise_does_not():
+    rng = np.random.default_rng(0)
+    at = range(10, 400, 10)
+    noise = rng.uniform(0, 1e6, len(at))  # of one megabyte, without a trend
+    samples = [(t, 5, 10**8 + int(x)) for t, x in zip(at, noise, strict=True)]
+    steady = Stream([0.01] * 400, [0.01] * 400, {0: ["start"]}, samples)
+    growing = Stream(
+        [0.01 + 1e-5 * t for t in range(400)],
+        [0.01] * 400,
+        {1: ["step"], 300: ["step"]},
+        [(t, 5 + 100_000 * t, 10**8 + 20_000 * t) for t in at],
+    )
+
+    def found(seen):
+        lines = stream_table(seen).splitlines()
+        return [float(line.split()[-2]) for line in lines if re.search("ratio|slope|after", line)]
+
+    later, clock, cpu, arrays, resident = found(steady)
+    assert (later, clock, cpu, arrays) == (0, 1, 1, 0) and abs(resident) < 0.01
+    np.testing.assert_allclose(found(growing), [1, 1.3, 1, 0.1, 0.02], atol=0.05, rtol=0.01)
+
+
+def test_memory_in_use_rises_with_what_is_kept_and_falls_when_it_is_dropped():
+    before = resident_in_use()
+    if not sys.platform.startswith("linux"):
+        assert before is None
+        return
+    kept = [np.ones(1000) for _ in range(8000)]  # 64 MB in pieces that the allocator would keep
+    held = resident_in_use() - before
+    del kept
+    assert 60e6 < held < 80e6 and abs(resident_in_use() - before) < 8e6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--frames", "20"], "at least 100, found 20"),
+        (["--system", "feelvos", "--capacity", "3"], "feelvos has no such field"),
+    ],
+)
+def test_a_stream_that_says_nothing_is_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["stream", *arguments])
+    assert message in capsys.readouterr().err

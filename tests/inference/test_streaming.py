@@ -1,12 +1,16 @@
 """The streaming segmenter against the rollout, and its promises about ids and compilations."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.shrunk import quick_compilation
 from vos_jax.inference.rollout import rollout
 from vos_jax.inference.streaming import VideoSegmenter, _compiled
+from vos_jax.models import build_model, init_variables
 from vos_jax.models.protocol import one_hot
 
 
@@ -129,3 +133,36 @@ def test_a_frame_of_another_size_is_refused(tiny_feelvos, clip):
     segmenter.step(frames[0], masks[0])
     with pytest.raises(ValueError, match="40x56.*found 20x56"):
         segmenter.step(frames[1][:20])
+
+
+STM_OF_6_FRAMES = {
+    "name": "stm",
+    "backbone": "mobilenet_v2",
+    "width": 0.1,
+    "key_dim": 4,
+    "value_dim": 6,
+    "features": 8,
+    "memory_every": 2,
+    "capacity": 6,
+}
+
+
+def test_a_long_stream_compiles_once_and_nothing_grows(clip):
+    frames, masks = clip
+    with quick_compilation():
+        model = build_model(STM_OF_6_FRAMES)
+        segmenter = VideoSegmenter(model, init_variables(model, jax.random.key(0)))
+        start, step, _ = _compiled(model)
+        memory, alive, kept = [], [], []
+        gc.collect()  # so that no earlier test's arrays go in the meantime
+        for t in range(120):
+            segmenter.step(frames[t % 6], masks[0] if t == 0 else None)
+            memory.append(sum(x.nbytes for x in jax.tree.leaves(segmenter._memory)))
+            alive.append(sum(x.nbytes for x in jax.live_arrays()))
+            numbers = np.asarray(segmenter._memory.bank.number[0])
+            kept.append(sorted(numbers[numbers > 0] - 1))
+    assert start._cache_size() == step._cache_size() == 1
+    assert len(set(memory)) == 1 and len(set(alive[2:])) == 1
+    assert max(map(len, kept)) == 6
+    for t, numbers in enumerate(kept):
+        assert numbers[0] == 0 and numbers[-1] == t and all(n % 2 == 0 for n in numbers[:-1])
