@@ -1,7 +1,5 @@
 """CFBI and CFBI+ against the released implementation."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +9,9 @@ from flax import traverse_util
 from tests.fixtures import load_npz, load_spec
 from tests.models.cfbi_cases import SYSTEMS, Runner, mobilenet_spec, official_variables
 from tests.shrunk import quick_compilation
+from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.models.cfbi import CFBI, Prediction, network_size
-from vos_jax.models.protocol import one_hot
+from vos_jax.models.views import Views
 from vos_jax.nn.deeplab_dense import Maps
 from vos_jax.official.cfbi import source
 from vos_jax.train.objective import make_objective
@@ -120,57 +119,32 @@ def test_variants_match_the_release_with_slots_to_spare(short_clip):
             assert {"logits", "mask"} <= set(compared)
 
 
-def test_half_precision_matching_stays_as_near_to_full_as_the_release_does(short_clip):
-    """The release sums in half precision too, so its numbers are no target; ours are nearer."""
+def test_half_precision_matching_rounds_as_the_release_does(short_clip):
+    """Another order of summation rounds single steps the other way: equal but for a third."""
     system, case, plain = short_clip
     half = Runner(system, plain.variables, plain.size, encoder=plain, matching_dtype="float16")
     memory, _ = half.start(case["frames"][0], case["label0"], slots=2, objects=2)
     _, arrays = half.step(memory, case["frames"][1])
     assert memory.reference[0].dtype == jnp.float16
-    full = case["plain_logits_t1"]
-    ours = np.abs(arrays["logits"] - full).max()
-    assert 0 < ours <= np.abs(case["float16_logits_t1"] - full).max()
+    expected = case["float16_logits_t1"]
+    difference = np.abs(arrays["logits"] - expected)
+    rounding = np.abs(case["plain_logits_t1"] - expected)
+    assert difference.mean() < rounding.mean() / 3
 
 
 def test_flipped_and_scaled_views_that_share_their_masks_match_the_release():
     """Each view has its own memory; their mean probabilities make the mask that all remember."""
     case = load_npz("cfbi", "variants")
-    size = case["frames"].shape[1:3]
-    run = Runner("cfbi", official_variables("cfbi"), size, max_long_edge=800)
-    model, variables = run.model, run.variables
-    views = [(1.0, 1), (1.0, -1), (1.3, 1), (1.3, -1)]  # scale, step through the columns
-
-    def call(method, *args):
-        return jax.jit(functools.partial(model.apply, method=method))(variables, *args)
-
-    def encoded(frame, scale, step):
-        frame = np.ascontiguousarray(frame[:, ::step, ::-1])
-        return run.encode(model.preprocess(frame, scale)[None])
-
-    def masks(labels, step):
-        return one_hot(jnp.asarray(labels)[None, :, ::step], 2)
-
-    valid = jnp.ones((1, 2), bool)
-    memories = [
-        call(model.start, encoded(case["frames"][0], *view), masks(case["label0"], view[1]), valid)
-        for view in views
-    ]
+    frames = np.ascontiguousarray(case["frames"][..., ::-1])
+    model = Views(CFBI(max_long_edge=800), scales=(1.0, 1.3), flip=True)
+    segmenter = VideoSegmenter(model, official_variables("cfbi"))
+    segmenter.step(frames[0], case["label0"])
     for t in (1, 2):
-        features = [encoded(case["frames"][t], *view) for view in views]
-        found = [
-            model.probabilities(call(model.segment, *args), size)[0, :, :, :: view[1]]
-            for view, *args in zip(views, memories, features, strict=True)
-        ]
-        mean = np.mean(found, axis=0)
-        labels = np.argmax(mean, axis=0)
+        labels = segmenter.step(frames[t])
         assert (labels != case[f"ms_flip_mask_t{t}"]).mean() <= 0.002
         if f"ms_flip_prob_t{t}" in case:
-            expected = case[f"ms_flip_prob_t{t}"]
-            np.testing.assert_allclose(mean[:, ::2, ::2], expected, atol=5e-4)
-        memories = [
-            call(model.memorize, memory, feature, None, masks(labels, view[1]))
-            for view, memory, feature in zip(views, memories, features, strict=True)
-        ]
+            found, expected = segmenter.probabilities(), case[f"ms_flip_prob_t{t}"]
+            np.testing.assert_allclose(found[:, ::2, ::2], expected, atol=5e-4)
 
 
 def test_small_backbone_matches_the_release():
@@ -209,7 +183,7 @@ def test_training_losses_and_gradients_match_the_release(system):
     case = load_npz(system, "train")
     variables = official_variables(system)
     model = SYSTEMS[system](dropout=0.0)  # as the fixture was made
-    objective = make_objective(model, {"observed": 2, "truth": True}, {})
+    objective = make_objective(model, {"observed": 2, "truth_steps": 1}, {})
     batch = {
         "frames": np.moveaxis(case["frames"], 0, 1)[..., ::-1],
         "masks": np.moveaxis(case["labels"], 0, 1),
@@ -240,13 +214,14 @@ def _compare_gradients(gradients, case, step, plus):
     assert found.keys() == norms.keys()
     ours = np.array([np.linalg.norm(found[name]) for name in norms])
     expected = np.array(list(norms.values()))
-    # When CFBI's weights change in their last digit (3e-7), minima and rectifiers choose otherwise:
-    # most norms move by 5e-4, some by 6e-3, those of the two biases by 0.01 whatever they are.
+    # Rounding turns some 10 of 28 million rectifiers on or off. In CFBI that moves most norms by
+    # 3e-4, some by 6e-3, those of the two biases by 0.01 whatever they are; with the same
+    # rectifiers on, float32 is within 6e-6 of float64.
     biases = np.array([name.endswith("g_bias") for name in norms])
-    rtol = 5e-3 if plus else 1e-2
+    typical, rtol = (2e-3, 5e-3) if plus else (1e-3, 1e-2)
     np.testing.assert_allclose(ours[~biases], expected[~biases], rtol=rtol)
     np.testing.assert_allclose(ours[biases], expected[biases], rtol=1e-2, atol=1e-2)
-    assert np.median(np.abs(ours / expected - 1)) < 2e-3
+    assert np.median(np.abs(ours / expected - 1)) < typical
     for key, value in case.items():
         if step == 0 and key.startswith("grad:"):
             gradient = found[key.removeprefix("grad:")]

@@ -11,6 +11,7 @@ from vos_jax.ops.nearest import (
     ABSENT,
     first_equal,
     label_sizes,
+    rounded,
     scores,
     shares,
     squared_norm,
@@ -63,8 +64,7 @@ def _global_search(query, reference, labels, count, num_labels, k, block, precis
         query, blocks, norms, owner, used,
         cpu=partial(search, chunk=CPU_QUERIES), default=partial(search, chunk=DEVICE_QUERIES),
     )
-    distances = _mean_of_nearest(nearest) + squared_norm(query)[:, None]
-    distances = jnp.where(nearest[:, :, 0] < ABSENT / 2, distances, ABSENT)
+    distances = jnp.where(nearest[:, :, 0] < ABSENT / 2, _mean_of_nearest(nearest), ABSENT)
     if not winners:
         return distances, None
     source = source.reshape(source.shape[0], -1)
@@ -102,7 +102,7 @@ def _label_blocks(labels, num_labels, block):
 def _search_blocks(
     query, blocks, norms, owner, used, num_labels, k, chunk, precision, winners
 ):
-    """The k smallest |y|^2 - 2 x.y of each label, [B, L, k, Q] ascending, and their slots."""
+    """The k smallest distances of each label, [B, L, k, Q] ascending, and their slots."""
     batch, queries, channels = query.shape
     steps = -(-queries // max(chunk // batch, 1))
     size = -(-queries // steps)
@@ -110,8 +110,11 @@ def _search_blocks(
     chunks = jnp.moveaxis(query.reshape(batch, steps, size, channels), 1, 0)
 
     def search_chunk(x):
+        own = squared_norm(x)[:, None]
+
         def visit(i, best):
-            d = scores(blocks[:, i], norms[:, i, :, None], -2 * x, precision)
+            offset = rounded(norms[:, i, :, None] + own, x.dtype)
+            d = scores(blocks[:, i], offset, -2 * x, precision)
             found = _smallest(d, k, winners)
             mine = (jnp.arange(num_labels) == owner[:, i, None])[:, :, None, None]
             if winners:

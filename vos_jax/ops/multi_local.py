@@ -7,8 +7,9 @@ that are multiples of a factor are looked at.
 
 How it is computed. A tile of queries of one row is multiplied with the band of previous pixels that
 its largest window touches; skewing the product puts the displacements of every query in one place,
-where each window is a square in the middle. So all windows share one product and all labels too.
-Memory is one [tile, band] buffer and the minima, whatever the windows.
+where each window is a square in the middle. So all windows share one product and all labels too,
+and each minimum is that of the next smaller window and of the ring around it. Memory is one
+[tile, band] buffer and the minima, whatever the windows.
 
 The gradient goes to the winner with the lowest row-major offset, saved as an index, so the backward
 pass needs no more memory than the embeddings. Deviation from the released code: rounding, as in
@@ -24,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vos_jax.ops.nearest import ABSENT, scores, squared_norm, winner_gradient
+from vos_jax.ops.nearest import ABSENT, rounded, scores, squared_norm, winner_gradient
 
 TILE = 32  # queries (columns of one row) that share a band of previous pixels
 DEVICE_TILES = 64  # tiles of one batched product on an accelerator
@@ -122,19 +123,18 @@ def _search(query, previous, labels, num_labels, windows, rate, precision, winne
         query, previous, labels,
         cpu=partial(search, tiles=CPU_TILES), default=partial(search, tiles=DEVICE_TILES),
     )  # fmt: skip
-    distances = nearest + squared_norm(query)[:, None]
-    return jnp.where(nearest < ABSENT / 2, distances, ABSENT), index
+    return jnp.where(nearest < ABSENT / 2, nearest, ABSENT), index
 
 
 def _search_tiles(query, previous, labels, num_labels, windows, rate, precision, winners, tiles):
-    """Smallest |y|^2 - 2 x.y over each window, [n, B, L, h, w], and the pixel that has it."""
+    """Smallest distance in each window, [n, B, L, h, w], and the pixel that has it."""
     batch, h, w, channels = query.shape
     width = min(TILE, w)
     columns = -(-w // width)
     ry, rx = (min(windows[-1] // rate, (n - 1) // rate) for n in (h, w))
     border = (ry * rate, ry * rate), (rx * rate, rx * rate + columns * width - w)
     band = 2 * ry * rate + 1, 2 * rx * rate + width
-    query = jnp.pad(-2 * query, ((0, 0), (0, 0), (0, columns * width - w), (0, 0)))
+    query = jnp.pad(query, ((0, 0), (0, 0), (0, columns * width - w), (0, 0)))
     previous = jnp.pad(previous, ((0, 0), *border, (0, 0)))
     labels = jnp.pad(labels, ((0, 0), *border), constant_values=-1)
     ids = jnp.arange(num_labels)[:, None, None, None]
@@ -145,22 +145,25 @@ def _search_tiles(query, previous, labels, num_labels, windows, rate, precision,
         near = lax.dynamic_slice(previous, (0, y, x, 0), (batch, *band, channels))[:, ::rate]
         owner = lax.dynamic_slice(labels, (0, y, x), (batch, *band))[:, ::rate]
         near = near.reshape(batch, -1, channels)
-        d = scores(own, squared_norm(near)[:, None], near, precision)
+        norms = squared_norm(own)[:, :, None] + squared_norm(near)[:, None]
+        d = scores(-2 * own, rounded(norms, own.dtype), near, precision)
         d = d.reshape(batch, width, 2 * ry + 1, band[1]).transpose(0, 2, 1, 3)
         d = _skew(d, 2 * rx * rate + 1)[..., ::rate].swapaxes(2, 3)  # [B, 2 ry + 1, 2 rx + 1, T]
         steps = range(0, 2 * rx * rate + 1, rate)
         owner = jnp.stack([owner[:, :, i : i + width] for i in steps], axis=2)
+        d, owner = lax.optimization_barrier((d, owner))  # else every minimum would skew again
         d = jnp.where(owner[:, None] == ids, d[:, None], ABSENT)  # [B, L, 2 ry + 1, 2 rx + 1, T]
-        nearest = []
+        found, nearest, inner = [], ABSENT, (-1, -1)
         for window in windows:
             ky, kx = min(window // rate, ry), min(window // rate, rx)
-            nearest.append((ky, kx, d[:, :, ry - ky : ry + ky + 1, rx - kx : rx + kx + 1]))
-        found = [(part.min(axis=(2, 3)),) for _, _, part in nearest]
-        if winners:
-            found = [
-                (value, _winner(part, value, y - ky * rate, x - kx * rate, w, rate))
-                for (value,), (ky, kx, part) in zip(found, nearest, strict=True)
-            ]
+            for ring in _ring((ky, kx), inner, (ry, rx)):
+                nearest = jnp.minimum(nearest, d[ring].min(axis=(2, 3), initial=ABSENT))
+            found.append((nearest,))
+            if winners:
+                part = d[:, :, ry - ky : ry + ky + 1, rx - kx : rx + kx + 1]
+                index = _winner(part, nearest, y - ky * rate, x - kx * rate, w, rate)
+                found[-1] = nearest, index
+            inner = ky, kx
         return tuple(jnp.stack(x) for x in zip(*found, strict=True))
 
     def assemble(x):  # [tiles, n, B, L, T] -> [n, B, L, h, w]
@@ -170,6 +173,20 @@ def _search_tiles(query, previous, labels, num_labels, windows, rate, precision,
     results = lax.map(search_tile, jnp.arange(h * columns), batch_size=tiles)
     results = [assemble(x) for x in results]
     return results[0], results[1] if winners else None
+
+
+def _ring(outer, inner, centre):
+    """Slices of [B, L, rows, columns, T], together the displacements in `outer` beyond `inner`.
+
+    Both (ky, kx) are half sizes of windows around the centre; (-1, -1) is the empty one, with which
+    the row of the centre comes twice. A slice may be empty.
+    """
+    (ky, kx), (py, px), (cy, cx) = outer, inner, centre
+    above, below = slice(cy - ky, cy - py), slice(cy + py + 1, cy + ky + 1)
+    left, right = slice(cx - kx, cx - px), slice(cx + px + 1, cx + kx + 1)
+    rows, columns = slice(cy - py, cy + py + 1), slice(cx - kx, cx + kx + 1)
+    parts = (above, columns), (below, columns), (rows, left), (rows, right)
+    return [(slice(None), slice(None), *part) for part in parts]
 
 
 def _skew(x, length):

@@ -11,9 +11,19 @@ from jax import lax
 ABSENT = 1e20  # distance to a label that has no pixel to match with
 
 
+def rounded(x, dtype):
+    """float32 values as arithmetic in `dtype` leaves them; only that in float16 rounds each step.
+
+    So do the released codes in half precision. reduce_precision, because XLA may leave out a cast
+    to float16 and back.
+    """
+    return lax.reduce_precision(x, 5, 10) if dtype == jnp.float16 else x
+
+
 def squared_norm(x):
-    """Over the last axis, in float32."""
-    return jnp.sum(jnp.square(x.astype(jnp.float32)), axis=-1)
+    """Over the last axis, float32; of float16 the squares and the sum are rounded."""
+    squares = rounded(jnp.square(x.astype(jnp.float32)), x.dtype)
+    return rounded(jnp.sum(squares, axis=-1), x.dtype)
 
 
 def label_sizes(labels, num_labels):
@@ -32,7 +42,8 @@ def scores(pixels, offset, query, precision):
         pixels, query, (((2,), (2,)), ((0,), (0,))),
         precision=precision, preferred_element_type=jnp.float32,
     )
-    return lax.optimization_barrier(product) + offset
+    product = rounded(lax.optimization_barrier(product), pixels.dtype)
+    return rounded(product + offset, pixels.dtype)
 
 
 def first_equal(d, value, axis=1):
