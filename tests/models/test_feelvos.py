@@ -124,7 +124,7 @@ def _training_step(variables, case):
     """Jitted (params, step) -> gradients of the summed losses, losses."""
     # dropout off and statistics frozen, as the fixture was made
     model = FEELVOS(output_stride=16, dropout=0.0)
-    objective = make_objective(model, {"observed": 2, "truth": True}, {})
+    objective = make_objective(model, {"observed": 2, "truth_steps": 1}, {})
     batch = {
         "frames": case["frames"].reshape(2, 3, *case["frames"].shape[1:]),
         "masks": case["masks"].reshape(2, 3, *case["masks"].shape[1:]),

@@ -116,3 +116,15 @@ def test_any_length_runs_through_one_compilation():
     for t in range(1, 30):
         bank = step(bank, *frame(t), known)
     assert step._cache_size() == 1
+
+
+def test_parts_of_a_bank_are_rounded_up_and_filled_evenly():
+    rule, known = Rule(every=1), jnp.ones((1, 2), bool)
+    bank = empty(*frame(0), 7, parts=4)
+    assert bank.number.shape == (1, 8)
+    for t in range(9):
+        counts = (np.asarray(bank.number) > 0).reshape(4, 2).sum(axis=1)
+        assert counts.sum() == t and counts.max() - counts.min() <= 1
+        if t < 8:
+            bank = write_jit(bank, *frame(t), known, rule=rule)
+    assert seen(bank, rule) == list(range(8))

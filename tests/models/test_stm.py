@@ -8,24 +8,14 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from tests.models.stm_cases import TINY, tiny_stm
 from tests.shrunk import quick_compilation
 from vos_jax.inference.rollout import rollout
 from vos_jax.inference.streaming import VideoSegmenter, _compiled
-from vos_jax.models import build_model, init_variables, variable_shapes
+from vos_jax.models import build_model, variable_shapes
 from vos_jax.models.protocol import one_hot
 from vos_jax.models.stm import STM, Prediction, soft_aggregation
 from vos_jax.train.objective import make_objective
-
-TINY = {
-    "name": "stm",
-    "backbone": "mobilenet_v2",
-    "width": 0.1,
-    "key_dim": 4,
-    "value_dim": 6,
-    "features": 8,
-    "memory_every": 2,
-    "length": 6,
-}
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +26,7 @@ def quickly():
 
 @pytest.fixture(scope="module")
 def tiny(quickly):
-    """A small STM and lively variables: what it says depends on frames, masks and memory."""
-    model = build_model(TINY)
-    variables = jax.device_get(init_variables(model, jax.random.key(2)))
-
-    def lively(path, x):
-        names = {entry.key for entry in path}
-        gains = {"mask": 8, "others": 8, "heads": 1e5, "pred2": 0.3}
-        return x * np.prod([gain for name, gain in gains.items() if name in names])
-
-    params = jax.tree_util.tree_map_with_path(lively, variables["params"])
-    return model, {**variables, "params": params}
+    return tiny_stm()
 
 
 def _stream(model, variables, frames, given, **settings):
@@ -157,7 +137,7 @@ def test_padded_slots_change_neither_loss_nor_gradients(tiny, clip):
     frames = np.stack([model.preprocess(frame) for frame in frames])[None, :3]
     masks = np.pad(masks, ((0, 0), (4, 4), (4, 4)), constant_values=255)[None, :3]
     model = model.clone(length=3, detach=True)
-    objective = make_objective(model, {"observed": 1, "truth": False}, {})
+    objective = make_objective(model, {"observed": 1, "truth_steps": 0}, {})
     flat = traverse_util.flatten_dict(variables["params"], sep="/")
     trained = {k: x for k, x in flat.items() if "heads" in k or k.startswith("decoder")}
 

@@ -174,7 +174,7 @@ GRADIENTS = {
 def test_training_step_matches_the_released_network(detach):
     case, variables = load_npz("stm", "case_c"), _official_variables("seed_c")
     model = STM(length=3, detach=detach)
-    objective = make_objective(model, {"observed": 1, "truth": False}, {})
+    objective = make_objective(model, {"observed": 1, "truth_steps": 0}, {})
     batch = {"frames": case["frames"][None], "masks": case["masks"][None]}
     batch["valid"] = np.ones((1, 2), bool)
     flat = traverse_util.flatten_dict(variables["params"], sep="/")

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from vos_jax.inference.rollout import advance, paste
 from vos_jax.models.protocol import VOID, VOSModel, bucket, one_hot
@@ -32,6 +33,8 @@ class VideoSegmenter:
     """
 
     def __init__(self, model: VOSModel, variables: dict[str, Any], max_objects: int | None = None):
+        if model.mesh is not None:
+            variables = jax.device_put(variables, NamedSharding(model.mesh, PartitionSpec()))
         self._model, self._variables = model, variables
         self._start, self._step, self._probabilities = _compiled(model)
         self._min_objects = max_objects or 1
@@ -113,7 +116,7 @@ class VideoSegmenter:
             shapes = jax.eval_shape(
                 functools.partial(self._start, references=bucket(references)),
                 self._variables,
-                jax.ShapeDtypeStruct(self._input_shape, self._input_dtype),
+                self._inputs,
                 jax.ShapeDtypeStruct((1, *self._size), np.uint8),
                 jax.ShapeDtypeStruct((1, slots), bool),
             )
@@ -128,9 +131,9 @@ class VideoSegmenter:
         table[VOID] = VOID
         return table[masks][None]
 
-    def _prepared(self, frame: np.ndarray) -> np.ndarray:
-        prepared = self._model.preprocess(frame)[None]
-        self._input_shape, self._input_dtype = prepared.shape, prepared.dtype
+    def _prepared(self, frame: np.ndarray) -> Any:
+        prepared = jax.tree.map(lambda x: x[None], self._model.preprocess(frame))
+        self._inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), prepared)
         return prepared
 
     def _checked_frame(self, frame: np.ndarray) -> np.ndarray:

@@ -2,18 +2,22 @@
 
 import dataclasses
 import difflib
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from vos_jax.models.cfbi import CFBI, CFBIPlus
 from vos_jax.models.feelvos import FEELVOS
 from vos_jax.models.propagation import Propagation
 from vos_jax.models.protocol import VOSModel, one_hot
 from vos_jax.models.stm import STM
+from vos_jax.models.views import Views
 
 MODELS: dict[str, type[VOSModel]] = {
     "cfbi": CFBI,
@@ -53,19 +57,43 @@ def _hashable(value: Any) -> Any:
 def build_inference_model(config: Mapping[str, Any]) -> VOSModel:
     """The module of config["model"] as config["inference"] runs it.
 
-    Every field of the inference section but max_objects (slots of the segmenter) is one of the
-    module's that leaves the variables as they are, such as the bounds of a memory.
+    Of the inference section max_objects is for the segmenter (its slots), scales and flip choose
+    the views that are averaged (models.views); every other field is one of the module's that leaves
+    the variables as they are, such as the bounds of a memory.
+
+    Raises ValueError where a field is wrong.
     """
-    section = dict(config.get("inference", {}))
-    fields = {name: value for name, value in section.items() if name != "max_objects"}
-    return build_model(config["model"], **fields)
+    fields = dict(config.get("inference", {}))
+    fields.pop("max_objects", None)
+    scales, flip = _hashable(fields.pop("scales", (1.0,))), fields.pop("flip", False)
+    if not _are_scales(scales):
+        raise ValueError(
+            "config.inference.scales: expected one or more positive numbers such as (1.0, 1.3), "
+            f"found {scales!r}"
+        )
+    model = build_model(config["model"], **fields)
+    return Views(model, scales, flip) if flip or scales != (1.0,) else model
+
+
+def _are_scales(scales: Any) -> bool:
+    def positive(x):
+        return isinstance(x, numbers.Real) and not isinstance(x, bool) and 0 < x < math.inf
+
+    return isinstance(scales, tuple) and bool(scales) and all(map(positive, scales))
 
 
 def init_variables(model: VOSModel, rng: jax.Array) -> dict[str, Any]:
     """Fresh variables {"params", "batch_stats"} of a model."""
     # It runs once, so compile time is what counts: unoptimised code halves it on CPU.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return dict(jax.jit(_init(model), compiler_options=options)(rng))
+    variables = jax.jit(_init(model), compiler_options=options)(rng)
+    flat = traverse_util.flatten_dict(dict(variables))
+    for source, target in model.copied_scopes:
+        for path in flat:
+            twin = (path[0], source, *path[2:])
+            if path[1] == target and twin in flat and flat[twin].shape == flat[path].shape:
+                flat[path] = jnp.array(flat[twin])  # a buffer of its own: training donates both
+    return traverse_util.unflatten_dict(flat)
 
 
 def variable_shapes(model: VOSModel) -> dict[str, Any]:

@@ -21,14 +21,13 @@ Glossary: h w the stride-4 grid, C embedding channels, L = N + 1 labels, P refer
 
 from typing import Any
 
-import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vos_jax.models.protocol import VOSModel, one_hot
+from vos_jax.models.protocol import VOSModel, resize_frame, scaled_size
 from vos_jax.nn.deeplab import DeepLabV3Plus, normalise
 from vos_jax.ops.convolution import conv_general_dilated
 from vos_jax.ops.losses import bootstrapped_cross_entropy
@@ -86,6 +85,7 @@ class FEELVOS(VOSModel):
     momentum: float = 0.9997  # of live running statistics
     dropout: float = 0.1  # after the ASPP, in training
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
+    scale: float = 1.0  # of the frame after that, see models.views
     dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
     features: int = 256  # channels of decoder and head
     embedding_dim: int = 100
@@ -127,6 +127,11 @@ class FEELVOS(VOSModel):
         self.head = Head(self.features, self.cues)
 
     @property
+    def soft_feedback(self) -> bool:
+        """Whether the previous masks are probabilities (paper), or hard (released code)."""
+        return self.previous_mask == "soft"
+
+    @property
     def cues(self) -> int:
         """How many cue channels the head sees."""
         return sum(
@@ -139,13 +144,8 @@ class FEELVOS(VOSModel):
         )
 
     def preprocess(self, frame: np.ndarray) -> np.ndarray:
-        """The frame as it is (release), or shrunk to `short_side`; masks keep the original size."""
-        height, width = frame.shape[:2]
-        shrink = self.short_side / min(height, width)
-        if not 0 < shrink < 1:
-            return frame
-        size = (round(width * shrink), round(height * shrink))
-        return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        """The frame as it is (release), or shrunk and scaled; masks keep the original size."""
+        return resize_frame(frame, scaled_size(frame.shape[:2], self.short_side, self.scale))
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
         """Features of RGB frames [B, H, W, 3] in 0..255, uint8 or float32."""
@@ -249,12 +249,6 @@ class FEELVOS(VOSModel):
     def labels(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
         """Label of the largest upsampled logit, uint8 [B, H, W]."""
         return jnp.argmax(self._upsampled(prediction, size), axis=1).astype(jnp.uint8)
-
-    def feedback(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        """One-hot labels (released code) or probabilities (paper), [B, N+1, H, W]."""
-        if self.previous_mask == "soft":
-            return self.probabilities(prediction, size)
-        return one_hot(self.labels(prediction, size), prediction.logits.shape[1] - 1)
 
     def losses(
         self,

@@ -17,8 +17,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 EVICTION = ("oldest", "thin")
+AXIS = "memory"  # of a mesh over whose devices a bank is spread
 _FAR = jnp.iinfo(jnp.int32).max
 
 
@@ -52,11 +54,16 @@ class MemoryBank:
     number: jax.Array  # int32 [B, T], number of the frame, counted from 1; 0: free
     pinned: jax.Array  # bool [B, T], never makes room
     written: jax.Array  # int32 [B], frames written so far
+    parts: int = struct.field(pytree_node=False, default=1)  # which are filled evenly
 
 
-def empty(keys: jax.Array, values: jax.Array, slots: int) -> MemoryBank:
-    """A bank with room for `slots` frames like keys [B, N, P, C] and values [B, N, P, D]."""
+def empty(keys: jax.Array, values: jax.Array, slots: int, parts: int = 1) -> MemoryBank:
+    """A bank with room for `slots` frames like keys [B, N, P, C] and values [B, N, P, D].
+
+    The slots are rounded up to a multiple of `parts`, in which they lie one after the other.
+    """
     batch, objects = keys.shape[:2]
+    slots = -(-slots // parts) * parts
 
     def room(x):
         return jnp.zeros((batch, objects, slots, *x.shape[2:]), x.dtype)
@@ -68,7 +75,15 @@ def empty(keys: jax.Array, values: jax.Array, slots: int) -> MemoryBank:
         number=jnp.zeros((batch, slots), jnp.int32),
         pinned=jnp.zeros((batch, slots), bool),
         written=jnp.zeros(batch, jnp.int32),
+        parts=parts,
     )
+
+
+def spread(bank: MemoryBank, mesh: Mesh) -> MemoryBank:
+    """The bank with each of its parts on a device of the mesh, and its marks on all of them."""
+    frames = NamedSharding(mesh, PartitionSpec(None, None, AXIS))
+    whole = jax.tree.map(lambda _: NamedSharding(mesh, PartitionSpec()), bank)
+    return jax.lax.with_sharding_constraint(bank, whole.replace(keys=frames, values=frames))
 
 
 def write(
@@ -79,14 +94,17 @@ def write(
     It takes a free slot, else that of the previous frame if that one does not stay, else that of
     an evicted frame.
     """
+    slots = bank.number.shape[1]
+    order = jnp.arange(slots).reshape(bank.parts, -1).T.reshape(-1)
 
     def write_video(bank, keys, values, known):
         passing = (bank.number > 0) & ~_stays(bank, rule)
         number = jnp.where(passing, 0, bank.number)
         full = jnp.all(number > 0)
-        slot = jnp.where(full, _evicted(number, bank.pinned, rule), jnp.argmin(number > 0))
+        free = order[jnp.argmin(number[order] > 0)]
+        slot = jnp.where(full, _evicted(number, bank.pinned, rule), free)
         written = bank.written + 1
-        return MemoryBank(
+        return bank.replace(
             keys=bank.keys.at[:, slot].set(keys),
             values=bank.values.at[:, slot].set(values),
             known=(bank.known & ~passing).at[:, slot].set(known),

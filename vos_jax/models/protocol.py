@@ -14,10 +14,12 @@ padding; padding never changes a result.
 
 from typing import Any, ClassVar
 
+import cv2
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 VOID = 255  # label of pixels that are neither object nor background
 
@@ -35,15 +37,24 @@ class VOSModel(nn.Module):
     introduces: ClassVar[str] = "after"
     # Whether the mask given for a new object overwrites the prediction of that frame.
     pastes: ClassVar[bool] = True
+    # Whether the system feeds its probabilities back to itself, or hard masks.
+    soft_feedback: ClassVar[bool] = False
 
     # Where the variables of its backbones lie, for `config.init.backbone`.
     backbone_scopes: ClassVar[tuple[tuple[str, ...], ...]] = (("backbone",),)
+    # (source, target): modules of which the second begins as a copy of the first, where they agree.
+    copied_scopes: ClassVar[tuple[tuple[str, str], ...]] = ()
 
-    def preprocess(self, frame: np.ndarray) -> np.ndarray:
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that inference runs on, where it is more than one."""
+        return None
+
+    def preprocess(self, frame: np.ndarray) -> Any:
         """One frame, uint8 [H, W, 3] RGB, as `encode` wants it (on the host: resize, pad, BGR)."""
         return frame
 
-    def encode(self, inputs: jax.Array, train: bool = False) -> Any:
+    def encode(self, inputs: Any, train: bool = False) -> Any:
         """Features of prepared frames [B, h, w, 3]; one pass per frame, shared by all objects."""
         raise TypeError(f"{type(self).__name__} lacks encode")
 
@@ -79,7 +90,9 @@ class VOSModel(nn.Module):
         return jnp.argmax(self.probabilities(prediction, size), axis=1).astype(jnp.uint8)
 
     def feedback(self, prediction: Any, size: tuple[int, int]) -> jax.Array:
-        """Masks [B, N+1, H, W] that the system feeds back to itself; hard by default."""
+        """Masks [B, N+1, H, W] that the system feeds back to itself, see `soft_feedback`."""
+        if self.soft_feedback:
+            return self.probabilities(prediction, size)
         slots = jax.eval_shape(lambda p: self.probabilities(p, size), prediction).shape[1]
         return one_hot(self.labels(prediction, size), slots - 1)
 
@@ -104,6 +117,23 @@ def one_hot(labels: jax.Array, slots: int) -> jax.Array:
     """Masks float32 [..., N+1, H, W] of labels [..., H, W]; labels outside 0..N are void."""
     ids = jnp.arange(slots + 1, dtype=jnp.int32)[:, None, None]
     return (labels.astype(jnp.int32)[..., None, :, :] == ids).astype(jnp.float32)
+
+
+def scaled_size(size: tuple[int, int], short_side: int = 0, scale: float = 1.0) -> tuple[int, int]:
+    """Height and width of a frame of `size` once it was shrunk, then scaled.
+
+    It is shrunk until its shorter side is `short_side`; 0 leaves it as it is.
+    """
+    shrink = min(1.0, short_side / min(size)) if short_side > 0 else 1.0
+    return tuple(round(n * shrink * scale) for n in size)
+
+
+def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame [H, W, 3] at `size` (height, width): means over areas when it gets smaller."""
+    if frame.shape[:2] == tuple(size):
+        return frame
+    interpolation = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_LINEAR
+    return cv2.resize(frame, size[::-1], interpolation=interpolation)
 
 
 def bucket(count: int) -> int:

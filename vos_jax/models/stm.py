@@ -21,13 +21,14 @@ Glossary: B videos, N objects, H W frame size, h w the stride-16 grid of the pad
 
 import math
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.sharding import AxisType, Mesh
 
 from vos_jax.models.memory_bank import (
+    AXIS,
     EVICTION,
     MemoryBank,
     Rule,
@@ -35,9 +36,10 @@ from vos_jax.models.memory_bank import (
     give,
     readable,
     slots_needed,
+    spread,
     write,
 )
-from vos_jax.models.protocol import VOSModel
+from vos_jax.models.protocol import VOSModel, resize_frame, scaled_size
 from vos_jax.models.stm_network import BACKBONES, Decoder, MemoryEncoder, QueryEncoder
 from vos_jax.nn.deeplab import normalise
 from vos_jax.ops.memory_read import memory_read
@@ -80,14 +82,21 @@ class STM(VOSModel):
     that such a video runs with the released code's growing memory. Whatever is longer makes room
     by `eviction` ("thin" or "oldest", see memory_bank.Rule). Room that is not used costs memory
     (4 MB per object and frame at 480p) and no time.
+
+    memory_devices spreads the memory, in inference: each of so many devices holds its part of the
+    frames and reads it, and the room is rounded up to a multiple of their number.
     """
 
     introduces = "after"
     pastes = True
+    soft_feedback = True
     backbone_scopes = (("query_encoder", "backbone"), ("memory_encoder", "backbone"))
+    # ours: with keys alike from the start, what looks alike is read
+    copied_scopes = (("query_encoder", "memory_encoder"),)
 
-    backbone: str = "resnet50"  # or "mobilenet_v2"
-    width: float = 1.0  # channel multiplier of MobileNetV2
+    backbone: str = "resnet50"  # or "resnet18" or "mobilenet_v2"
+    width: float = 1.0  # channel multiplier of the backbone
+    frozen: bool = True  # paper: BatchNorm is disabled; False is for training from scratch
     key_dim: int = 128
     value_dim: int = 512
     features: int = 256  # channels of the decoder
@@ -99,9 +108,11 @@ class STM(VOSModel):
     capacity: int = 0
     length: int = 105  # frames; the longest clip of DAVIS has 104
     eviction: str = "thin"
+    memory_devices: int = 1
     aggregation_channels: int = 11  # background and 10 objects, as many as the softmax spans
     detach: bool = False  # stop gradients at the masks that are memorised
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
+    scale: float = 1.0  # of the frame after that, see models.views
     dtype: str = "float32"  # of features and memory; "bfloat16" halves them
 
     def setup(self):
@@ -116,7 +127,7 @@ class STM(VOSModel):
                 f"frame), or 0 to take config.model.length, found {self.capacity}"
             )
         dtype = jnp.dtype(self.dtype)
-        encoder = (self.backbone, self.width, self.key_dim, self.value_dim, dtype)
+        encoder = (self.backbone, self.width, self.frozen, self.key_dim, self.value_dim, dtype)
         self.memory_encoder = MemoryEncoder(*encoder)
         self.query_encoder = QueryEncoder(*encoder)
         self.decoder = Decoder(self.features, dtype)
@@ -126,13 +137,28 @@ class STM(VOSModel):
         """Which frames the memory keeps."""
         return Rule(self.memory_first, self.memory_previous, self.memory_every, self.eviction)
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that the memory is spread over; one axis.
+
+        Raises ValueError where this process has fewer.
+        """
+        count, devices = self.memory_devices, jax.local_devices()
+        if count > len(devices):
+            raise ValueError(
+                f"config.inference.memory_devices: expected at most {len(devices)}, the "
+                f"{devices[0].platform} devices of this process, found {count}; 1 keeps the memory "
+                "on one"
+            )
+        if count <= 1:
+            return None
+        return jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
+
     def preprocess(self, frame: np.ndarray) -> np.ndarray:
-        """The frame, shrunk to `short_side`, in the middle of black up to multiples of 16."""
-        height, width = self._shrunk(frame.shape[:2])
-        if (height, width) != frame.shape[:2]:
-            frame = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-        margins = _margins((height, width), _padded((height, width)))
-        return np.pad(frame, (*margins, (0, 0)))
+        """The frame, shrunk and scaled, in the middle of black up to multiples of 16."""
+        size = self._scaled(frame.shape[:2])
+        margins = _margins(size, _padded(size))
+        return np.pad(resize_frame(frame, size), (*margins, (0, 0)))
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
         """Features of RGB frames [B, H, W, 3] in 0..255 whose sides are multiples of 16."""
@@ -156,9 +182,9 @@ class STM(VOSModel):
         masks = masks * jnp.pad(valid, ((0, 0), (1, 0)))[:, :, None, None]
         keys, values = self._encode_masks(features, masks)
         slots = self.capacity or slots_needed(self.length, self.memory_every)
-        bank = empty(keys, values, slots + references - 1)
+        bank = empty(keys, values, slots + references - 1, max(self.memory_devices, 1))
         bank = give(write(bank, keys, values, valid, self.rule), valid, self.rule)
-        return Memory(bank, valid)
+        return self._memory(bank, valid)
 
     def segment(self, memory: Memory, features: Features) -> Prediction:
         """Logits of the current frame."""
@@ -170,6 +196,8 @@ class STM(VOSModel):
             readable(memory.bank, self.rule),
             scale=None if self.scaled else 1.0,
             top_k=self.top_k,
+            mesh=self.mesh,
+            axis=AXIS,
         )
         read = read.reshape(*read.shape[:2], height, width, -1)
         return Prediction(
@@ -183,13 +211,18 @@ class STM(VOSModel):
         if self.detach:
             masks = jax.lax.stop_gradient(masks)
         keys, values = self._encode_masks(features, masks)
-        return memory.replace(bank=write(memory.bank, keys, values, memory.present, self.rule))
+        bank = write(memory.bank, keys, values, memory.present, self.rule)
+        return self._memory(bank, memory.present)
 
     def introduce(
         self, memory: Memory, features: Features, masks: jax.Array, new: jax.Array
     ) -> Memory:
         """The frame written last, with the masks of the objects in `new` pasted, stays for good."""
-        return Memory(give(memory.bank, new, self.rule), memory.present | new)
+        return self._memory(give(memory.bank, new, self.rule), memory.present | new)
+
+    def _memory(self, bank: MemoryBank, present: jax.Array) -> Memory:
+        mesh = self.mesh
+        return Memory(bank if mesh is None else spread(bank, mesh), present)
 
     def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
         """Softmax of the aggregated logits, [B, N+1, H, W]; 0 for objects that do not take part."""
@@ -197,10 +230,6 @@ class STM(VOSModel):
         if probabilities.shape[2:] == tuple(size):
             return probabilities
         return jax.image.resize(probabilities, (*probabilities.shape[:2], *size), "bilinear")
-
-    def feedback(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        """The probabilities: soft masks are memorised."""
-        return self.probabilities(prediction, size)
 
     def losses(
         self, predictions: Prediction, labels: jax.Array, valid: jax.Array, step: jax.Array
@@ -245,20 +274,17 @@ class STM(VOSModel):
         others = self.aggregation_channels - 1 - prediction.present.sum(axis=1)
         return jax.nn.log_softmax(_with_absent(logits, jnp.maximum(others, 0)), axis=1)[:, :-1]
 
-    def _shrunk(self, size: tuple[int, int]) -> tuple[int, int]:
+    def _scaled(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size to which `preprocess` brings a frame of `size`, before padding."""
-        shrink = self.short_side / min(size)
-        if not 0 < shrink < 1:
-            return tuple(size)
-        shrunk = tuple(round(n * shrink) for n in size)
-        return shrunk if _padded(shrunk) != _padded(size) else tuple(size)  # nothing to gain
+        scaled = scaled_size(size, self.short_side, self.scale)
+        return scaled if _padded(scaled) != _padded(size) else tuple(size)  # nothing to gain
 
     def _inside(self, size: tuple[int, int], padded: tuple[int, int]) -> tuple[int, int]:
         """The part of a padded frame that a frame of `size` fills.
 
-        Training crops are as large as they are, frames from `preprocess` may have been shrunk.
+        Training crops are as large as they are, frames from `preprocess` may have been resized.
         """
-        return tuple(size) if _padded(size) == tuple(padded) else self._shrunk(size)
+        return tuple(size) if _padded(size) == tuple(padded) else self._scaled(size)
 
 
 def soft_aggregation(probabilities: jax.Array, present: jax.Array) -> jax.Array:

@@ -20,16 +20,16 @@ from jax import lax
 from vos_jax.nn.mobilenet_v2 import MobileNetV2, scaled
 from vos_jax.nn.resnet import ResNet
 
-BACKBONES = ("resnet50", "mobilenet_v2")
-# BatchNorm everywhere keeps its running statistics: the paper trains with it disabled.
+BACKBONES = ("resnet50", "resnet18", "mobilenet_v2")
 _he_init = nn.initializers.he_normal()
 
 
-def build_backbone(kind: str, width: float, dtype: Any, name: str) -> nn.Module:
-    """The backbone up to stride 16; width is MobileNetV2's."""
-    if kind == "resnet50":
-        return ResNet(depth=50, layers=3, dtype=dtype, name=name)
-    return MobileNetV2(output_stride=16, width=width, dtype=dtype, name=name)
+def build_backbone(kind: str, width: float, frozen: bool, dtype: Any) -> nn.Module:
+    """The backbone up to stride 16; width multiplies its channels."""
+    shared = dict(width=width, frozen=frozen, dtype=dtype, name="backbone")
+    if kind == "mobilenet_v2":
+        return MobileNetV2(output_stride=16, **shared)
+    return ResNet(depth=int(kind.removeprefix("resnet")), layers=3, **shared)
 
 
 class KeyValue(nn.Module):
@@ -48,10 +48,11 @@ class KeyValue(nn.Module):
 
 
 class QueryEncoder(nn.Module):
-    """Encodes the frame to segment."""
+    """Encodes the frame to segment. frozen: the norms keep their running statistics."""
 
     backbone: str
     width: float
+    frozen: bool
     key_dim: int
     value_dim: int
     dtype: Any = jnp.float32
@@ -59,8 +60,8 @@ class QueryEncoder(nn.Module):
     @nn.compact
     def __call__(self, frame: jax.Array) -> tuple[jax.Array, ...]:
         """Normalised frames [B, H, W, 3] -> key and value [B, h, w, C], r3, r2."""
-        backbone = build_backbone(self.backbone, self.width, self.dtype, name="backbone")
-        r2, r3, r4 = backbone(frame)
+        backbone = build_backbone(self.backbone, self.width, self.frozen, self.dtype)
+        r2, r3, r4 = backbone(frame, train=not self.frozen)
         return *KeyValue(self.key_dim, self.value_dim, self.dtype, name="heads")(r4), r3, r2
 
 
@@ -73,6 +74,7 @@ class MemoryEncoder(nn.Module):
 
     backbone: str
     width: float
+    frozen: bool
     key_dim: int
     value_dim: int
     dtype: Any = jnp.float32
@@ -87,17 +89,20 @@ class MemoryEncoder(nn.Module):
         )
         planes = jnp.stack([masks, jnp.minimum(others, 1)], axis=-1)
         extra = self._first_conv(planes.reshape(-1, height, width, 2))
-        backbone = build_backbone(self.backbone, self.width, self.dtype, name="backbone")
-        *_, r4 = backbone(frame, extra=extra)
+        backbone = build_backbone(self.backbone, self.width, self.frozen, self.dtype)
+        *_, r4 = backbone(frame, train=not self.frozen, extra=extra)
         heads = KeyValue(self.key_dim, self.value_dim, self.dtype, name="heads")
         return tuple(x.reshape(batch, objects, *x.shape[1:]) for x in heads(r4))
 
     def _first_conv(self, planes: jax.Array) -> jax.Array:
         """The share of own and other masks [B * N, H, W, 2] in the backbone's first convolution."""
-        resnet = self.backbone == "resnet50"
-        size = 7 if resnet else 3
-        shape = (size, size, 1, 64 if resnet else scaled(32, self.width))
-        kernels = [self.param(name, _he_init, shape) for name in ("mask", "others")]
+        mobilenet = self.backbone == "mobilenet_v2"
+        size = 3 if mobilenet else 7
+        channels = scaled(32, self.width) if mobilenet else int(64 * self.width)
+        shape = (size, size, 1, channels)
+        # like torchvision's own kernels there: a fresh one leaves the frame recognisable
+        begin = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        kernels = [self.param(name, begin, shape) for name in ("mask", "others")]
         return lax.conv_general_dilated(
             planes.astype(self.dtype),
             jnp.concatenate(kernels, axis=2).astype(self.dtype),
@@ -123,7 +128,10 @@ class Decoder(nn.Module):
         x = ResBlock(self.features, self.dtype, name="res_mm")(x)
         x = Refine(self.features, self.dtype, name="rf3")(r3, x)
         x = Refine(self.features, self.dtype, name="rf2")(r2, x)
-        logits = conv3(2, jnp.float32, "pred2")(nn.relu(x).astype(jnp.float32))
+        # small at first: a fresh network is undecided
+        begin = nn.initializers.variance_scaling(1e-2, "fan_in", "normal")
+        pred2 = nn.Conv(2, (3, 3), padding=1, kernel_init=begin, name="pred2")
+        logits = pred2(nn.relu(x).astype(jnp.float32))
         return logits.reshape(batch, objects, *logits.shape[1:])
 
 

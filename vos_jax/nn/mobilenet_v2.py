@@ -29,7 +29,23 @@ _STAGES = (
     (6, 320, 1, 1),
 )
 _FINER = (3, 6)  # the last layers at stride 4 and 8
-_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def kernel_init(
+    frozen: bool, linear: bool = False, residual: bool = False
+) -> nn.initializers.Initializer:
+    """How the kernel of a convolution with a norm begins; torchvision's way before a live norm.
+
+    A live norm gives its output unit variance whatever the kernel is. A frozen one with fresh
+    statistics changes nothing, and with torchvision's kernels the network would pass on a millionth
+    of its input: so kernels keep the variance themselves (linear: no activation follows), and the
+    last one of a residual branch begins at zero, so that sums do not grow.
+    """
+    if not frozen:
+        return nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    if residual:
+        return nn.initializers.zeros
+    return nn.initializers.lecun_normal() if linear else nn.initializers.he_normal()
 
 
 class InvertedResidual(nn.Module):
@@ -54,24 +70,24 @@ class InvertedResidual(nn.Module):
             epsilon=EPSILON,
             momentum=self.momentum,
             frozen=self.frozen,
-            kernel_init=_kernel_init,
             dtype=self.dtype,
         )
+        first = dict(activation=nn.relu6, kernel_init=kernel_init(self.frozen), **shared)
         hidden = x.shape[-1] * self.expansion
         y = x
         if self.expansion != 1:
-            y = ConvNorm(hidden, activation=nn.relu6, name="expand", **shared)(y, train)
+            y = ConvNorm(hidden, name="expand", **first)(y, train)
         y = ConvNorm(
             hidden,
             kernel=3,
             strides=self.stride,
             dilation=self.dilation,
             groups=hidden,
-            activation=nn.relu6,
             name="depthwise",
-            **shared,
+            **first,
         )(y, train)
-        y = ConvNorm(self.features, name="project", **shared)(y, train)
+        last = kernel_init(self.frozen, linear=True, residual=self.residual)
+        y = ConvNorm(self.features, kernel_init=last, name="project", **shared)(y, train)
         return x + y if self.residual else y
 
 
@@ -103,7 +119,8 @@ class MobileNetV2(nn.Module):
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
         shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
-        ends = dict(activation=nn.relu6, epsilon=EPSILON, kernel_init=_kernel_init, **shared)
+        start = kernel_init(self.frozen)
+        ends = dict(activation=nn.relu6, epsilon=EPSILON, kernel_init=start, **shared)
 
         channels = scaled(32, self.width)
         first = ConvNorm(channels, kernel=3, strides=2, name="features_0", **ends)

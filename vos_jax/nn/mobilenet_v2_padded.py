@@ -15,7 +15,7 @@ from vos_jax.nn.mobilenet_v2 import (
     InvertedResidual,
     MobileNetV2,
     _inverted_residuals,
-    _kernel_init,
+    kernel_init,
     scaled,
 )
 from vos_jax.nn.norm import BatchNorm, ConvNorm
@@ -57,25 +57,25 @@ class PaddedResidual(InvertedResidual):
             epsilon=EPSILON,
             momentum=self.momentum,
             frozen=self.frozen,
-            kernel_init=_kernel_init,
             dtype=self.dtype,
         )
+        first = dict(activation=nn.relu6, kernel_init=kernel_init(self.frozen), **shared)
         border = (self.dilation, self.dilation)
         y = jnp.pad(x, ((0, 0), border, border, (0, 0)))
         if self.expansion != 1:
             hidden = x.shape[-1] * self.expansion
-            y = ConvNorm(hidden, activation=nn.relu6, name="expand", **shared)(y, train)
+            y = ConvNorm(hidden, name="expand", **first)(y, train)
         y = ValidConvNorm(
             y.shape[-1],
             kernel=3,
             strides=self.stride,
             dilation=self.dilation,
             groups=y.shape[-1],
-            activation=nn.relu6,
             name="depthwise",
-            **shared,
+            **first,
         )(y, train)
-        y = ConvNorm(self.features, name="project", **shared)(y, train)
+        last = kernel_init(self.frozen, linear=True, residual=self.residual)
+        y = ConvNorm(self.features, kernel_init=last, name="project", **shared)(y, train)
         return x + y if self.residual else y
 
 
@@ -92,7 +92,7 @@ class PaddedMobileNetV2(MobileNetV2):
             strides=2,
             activation=nn.relu6,
             epsilon=EPSILON,
-            kernel_init=_kernel_init,
+            kernel_init=kernel_init(self.frozen),
             name="features_0",
             **shared,
         )(x, train)
