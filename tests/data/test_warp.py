@@ -100,7 +100,7 @@ def test_a_still_is_one_annotated_frame_over_and_over():
     draws = {tuple(still(video, 3, np.random.default_rng(s))) for s in range(30)}
     assert draws == {(1, 1, 1), (4, 4, 4)}
     video.annotated[:] = False
-    with pytest.raises(RejectedClip, match="no annotated frame"):
+    with pytest.raises(RejectedClip, match="has 0 annotated frames"):
         still(video, 3, np.random.default_rng(0))
 
 

@@ -27,7 +27,7 @@ def tiny_stm() -> tuple[STM, dict[str, Any]]:
 
     def lively(path, x):
         names = {entry.key for entry in path}
-        gains = {"mask": 8, "others": 8, "heads": 1e5, "pred2": 0.3}
+        gains = {"mask": 8, "others": 8, "heads": 10, "pred2": 4}
         return x * np.prod([gain for name, gain in gains.items() if name in names])
 
     params = jax.tree_util.tree_map_with_path(lively, variables["params"])
