@@ -94,8 +94,8 @@ class STM(VOSModel):
     # ours: with keys alike from the start, what looks alike is read
     copied_scopes = (("query_encoder", "memory_encoder"),)
 
-    backbone: str = "resnet50"  # or "resnet18" or "mobilenet_v2"
-    width: float = 1.0  # channel multiplier of the backbone
+    backbone: str = "resnet50"  # or "mobilenet_v2"
+    width: float = 1.0  # channel multiplier of MobileNetV2
     frozen: bool = True  # paper: BatchNorm is disabled; False is for training from scratch
     key_dim: int = 128
     value_dim: int = 512

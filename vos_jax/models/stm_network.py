@@ -20,16 +20,16 @@ from jax import lax
 from vos_jax.nn.mobilenet_v2 import MobileNetV2, scaled
 from vos_jax.nn.resnet import ResNet
 
-BACKBONES = ("resnet50", "resnet18", "mobilenet_v2")
+BACKBONES = ("resnet50", "mobilenet_v2")
 _he_init = nn.initializers.he_normal()
 
 
 def build_backbone(kind: str, width: float, frozen: bool, dtype: Any) -> nn.Module:
-    """The backbone up to stride 16; width multiplies its channels."""
-    shared = dict(width=width, frozen=frozen, dtype=dtype, name="backbone")
-    if kind == "mobilenet_v2":
-        return MobileNetV2(output_stride=16, **shared)
-    return ResNet(depth=int(kind.removeprefix("resnet")), layers=3, **shared)
+    """The backbone up to stride 16; width is MobileNetV2's."""
+    shared = dict(frozen=frozen, dtype=dtype, name="backbone")
+    if kind == "resnet50":
+        return ResNet(depth=50, layers=3, **shared)
+    return MobileNetV2(output_stride=16, width=width, **shared)
 
 
 class KeyValue(nn.Module):
@@ -96,10 +96,9 @@ class MemoryEncoder(nn.Module):
 
     def _first_conv(self, planes: jax.Array) -> jax.Array:
         """The share of own and other masks [B * N, H, W, 2] in the backbone's first convolution."""
-        mobilenet = self.backbone == "mobilenet_v2"
-        size = 3 if mobilenet else 7
-        channels = scaled(32, self.width) if mobilenet else int(64 * self.width)
-        shape = (size, size, 1, channels)
+        resnet = self.backbone == "resnet50"
+        size = 7 if resnet else 3
+        shape = (size, size, 1, 64 if resnet else scaled(32, self.width))
         # like torchvision's own kernels there: a fresh one leaves the frame recognisable
         begin = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernels = [self.param(name, begin, shape) for name in ("mask", "others")]

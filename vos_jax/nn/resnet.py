@@ -72,14 +72,13 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """The backbone without its classifier.
 
-    depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. width: multiplier of every
-    channel count. output_stride: 8, 16 or 32; strides beyond it become dilation. frozen: BatchNorm
-    always uses its running statistics; momentum is that of live ones.
+    depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
+    strides beyond it become dilation. frozen: BatchNorm always uses its running statistics;
+    momentum is that of live ones.
     """
 
     depth: int = 50
     layers: int = 4
-    width: float = 1.0
     output_stride: int = 32
     frozen: bool = True
     momentum: float = 0.9
@@ -92,17 +91,16 @@ class ResNet(nn.Module):
         """x [B, H, W, C], ImageNet mean and deviation removed -> the output of each layer.
 
         The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride).
-        extra [B * n, ceil(H / 2), ceil(W / 2), 64 * width] is added to the output of conv1 before
-        its norm: further input planes, n of them sharing each row of x; the maps then have B * n
-        rows.
+        extra [B * n, ceil(H / 2), ceil(W / 2), 64] is added to the output of conv1 before its
+        norm: further input planes, n of them sharing each row of x; the maps then have B * n rows.
         """
         if self.depth not in DEPTHS:
             raise ValueError(f"depth: expected one of {sorted(DEPTHS)}, found {self.depth}")
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
         x = nn.Conv(
-            int(64 * self.width), (7, 7), strides=2, padding=3, use_bias=False, dtype=self.dtype,
-            kernel_init=_kernel_init, name="conv1",
+            64, (7, 7), strides=2, padding=3, use_bias=False, kernel_init=_kernel_init,
+            dtype=self.dtype, name="conv1",
         )(x)  # fmt: skip
         if extra is not None:
             x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
@@ -131,7 +129,7 @@ class ResNet(nn.Module):
                 stride = 1
             stride_so_far *= stride
             later = dict(
-                features=int(64 * self.width) * 2**layer,
+                features=64 * 2**layer,
                 bottleneck=bottleneck,
                 dilation=dilation,
                 first_dilation=dilation,
