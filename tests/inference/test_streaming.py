@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.stm_cases import TINY
 from tests.shrunk import quick_compilation
 from vos_jax.inference.rollout import rollout
 from vos_jax.inference.streaming import VideoSegmenter, _compiled
@@ -135,22 +136,10 @@ def test_a_frame_of_another_size_is_refused(tiny_feelvos, clip):
         segmenter.step(frames[1][:20])
 
 
-STM_OF_6_FRAMES = {
-    "name": "stm",
-    "backbone": "mobilenet_v2",
-    "width": 0.1,
-    "key_dim": 4,
-    "value_dim": 6,
-    "features": 8,
-    "memory_every": 2,
-    "capacity": 6,
-}
-
-
 def test_a_long_stream_compiles_once_and_nothing_grows(clip):
     frames, masks = clip
     with quick_compilation():
-        model = build_model(STM_OF_6_FRAMES)
+        model = build_model({**TINY, "capacity": 6})
         segmenter = VideoSegmenter(model, init_variables(model, jax.random.key(0)))
         start, step, _ = _compiled(model)
         memory, alive, kept = [], [], []

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.streams import stream
 from tests.shrunk import quick_compilation
 from vos_jax.inference.rollout import rollout
-from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.models import build_model, init_variables, variable_shapes
 from vos_jax.models.protocol import one_hot
 from vos_jax.train.optim import map_with_path, parameter_paths
@@ -53,16 +53,6 @@ def tiny(request, quickly):
     return model, {**variables, "params": map_with_path(lively, variables["params"])}
 
 
-def _stream(model, variables, frames, given, **settings):
-    """Labels and probabilities of every frame; `given` maps frame number -> label map."""
-    segmenter = VideoSegmenter(model, variables, **settings)
-    steps = [
-        (segmenter.step(frame, given.get(t)), segmenter.probabilities())
-        for t, frame in enumerate(frames)
-    ]
-    return [list(x) for x in zip(*steps, strict=True)]
-
-
 def _rollout(model, variables, frames, masks, given=None):
     """Probabilities [T-1, N+1, H, W] of a clip, with masks as labels; pasted masks left out."""
     inputs = np.stack([model.preprocess(frame) for frame in frames])[None]
@@ -81,7 +71,7 @@ def _rollout(model, variables, frames, masks, given=None):
 @pytest.fixture(scope="module")
 def streamed(tiny, clip):
     frames, masks = clip
-    labels, probabilities = _stream(*tiny, frames, {0: masks[0]})
+    labels, probabilities = stream(*tiny, frames, {0: masks[0]})
     shares = np.stack(probabilities[1:])
     assert shares.max() > 0.6 and shares.min() < 0.2  # otherwise it says little
     assert np.abs(shares[-1] - shares[0]).max() > 0.01
@@ -97,7 +87,7 @@ def test_object_that_comes_later_is_segmented_from_the_next_frame_on(tiny, clip)
     frames, masks = clip
     model, variables = tiny
     first, later = np.where(masks == 2, 0, masks), np.where(masks == 1, 0, masks)
-    labels, probabilities = _stream(model, variables, frames, {0: first[0], 2: later[2]})
+    labels, probabilities = stream(model, variables, frames, {0: first[0], 2: later[2]})
     np.testing.assert_array_equal(labels[2][later[2] == 2], 2)  # the given mask is pasted
     given = np.zeros((1, 6, 2), bool)
     given[0, 0, 0] = given[0, 2, 1] = True
@@ -142,7 +132,7 @@ def test_frame_of_a_new_object_is_a_reference_for_all_objects(tiny, clip):
 
 def test_padded_slots_change_neither_probabilities_nor_ids(tiny, clip, streamed):
     frames, masks = clip
-    labels, probabilities = _stream(*tiny, frames, {0: masks[0]}, max_objects=8)
+    labels, probabilities = stream(*tiny, frames, {0: masks[0]}, max_objects=8)
     np.testing.assert_array_equal(labels, streamed[0])
     np.testing.assert_allclose(np.stack(probabilities), np.stack(streamed[1]), atol=1e-4)
 
@@ -150,7 +140,7 @@ def test_padded_slots_change_neither_probabilities_nor_ids(tiny, clip, streamed)
 def test_permuted_ids_permute_the_probabilities(tiny, clip, streamed):
     frames, masks = clip
     order = np.array([0, 2, 1], np.uint8)
-    _, probabilities = _stream(*tiny, frames, {0: order[masks[0]]})
+    _, probabilities = stream(*tiny, frames, {0: order[masks[0]]})
     expected = np.stack(streamed[1])[:, order]
     np.testing.assert_allclose(np.stack(probabilities), expected, atol=1e-4)
 

@@ -9,9 +9,10 @@ import pytest
 from flax import traverse_util
 
 from tests.models.stm_cases import TINY, tiny_stm
+from tests.models.streams import stream
 from tests.shrunk import quick_compilation
 from vos_jax.inference.rollout import rollout
-from vos_jax.inference.streaming import VideoSegmenter, _compiled
+from vos_jax.inference.streaming import _compiled
 from vos_jax.models import build_model, variable_shapes
 from vos_jax.models.protocol import one_hot
 from vos_jax.models.stm import STM, Prediction, soft_aggregation
@@ -27,16 +28,6 @@ def quickly():
 @pytest.fixture(scope="module")
 def tiny(quickly):
     return tiny_stm()
-
-
-def _stream(model, variables, frames, given, **settings):
-    """Labels and probabilities of every frame; `given` maps frame number -> label map."""
-    segmenter = VideoSegmenter(model, variables, **settings)
-    steps = [
-        (segmenter.step(frame, given.get(t)), segmenter.probabilities())
-        for t, frame in enumerate(frames)
-    ]
-    return [list(x) for x in zip(*steps, strict=True)]
 
 
 def _rollout(model, variables, frames, masks, given=None):
@@ -56,7 +47,7 @@ def _rollout(model, variables, frames, masks, given=None):
 def streamed(tiny, clip):
     model, variables = tiny
     frames, masks = clip
-    labels, probabilities = _stream(model, variables, frames, {0: masks[0]})
+    labels, probabilities = stream(model, variables, frames, {0: masks[0]})
     shares = np.stack(probabilities[1:])
     assert shares[:, 1:].max() > 0.6 and shares[:, 1:].min() < 0.4  # otherwise it says little
     assert np.abs(shares[-1] - shares[0]).max() > 0.05
@@ -78,7 +69,7 @@ def test_streaming_equals_rollout_when_an_object_appears_later(tiny, clip):
     model, variables = tiny
     frames, masks = clip
     first, later = np.where(masks[0] == 2, 0, masks[0]), np.where(masks[3] == 1, 0, masks[3])
-    labels, probabilities = _stream(model, variables, frames, {0: first, 3: later})
+    labels, probabilities = stream(model, variables, frames, {0: first, 3: later})
     given = np.zeros((1, 6, 2), bool)
     given[0, 0, 0] = given[0, 3, 1] = True
     expected = _rollout(model, variables, frames, masks, jnp.asarray(given))
@@ -92,7 +83,7 @@ def test_streaming_equals_rollout_when_an_object_appears_later(tiny, clip):
 def test_padded_slots_change_neither_probabilities_nor_ids(tiny, clip, streamed):
     model, variables = tiny
     frames, masks = clip
-    labels, probabilities = _stream(model, variables, frames, {0: masks[0]}, max_objects=8)
+    labels, probabilities = stream(model, variables, frames, {0: masks[0]}, max_objects=8)
     np.testing.assert_array_equal(labels, streamed[0])
     np.testing.assert_allclose(np.stack(probabilities), np.stack(streamed[1]), atol=1e-5)
 
@@ -100,14 +91,14 @@ def test_padded_slots_change_neither_probabilities_nor_ids(tiny, clip, streamed)
 def test_memory_that_is_not_used_changes_nothing(tiny, clip, streamed):
     model, variables = tiny
     frames, masks = clip
-    _, probabilities = _stream(model.clone(capacity=9), variables, frames, {0: masks[0]})
+    _, probabilities = stream(model.clone(capacity=9), variables, frames, {0: masks[0]})
     np.testing.assert_allclose(np.stack(probabilities), np.stack(streamed[1]), atol=1e-5)
 
 
 def test_eviction_bounds_the_memory_and_shows_in_the_result(tiny, clip, streamed):
     model, variables = tiny
     frames, masks = clip
-    _, probabilities = _stream(model.clone(capacity=2), variables, frames, {0: masks[0]})
+    _, probabilities = stream(model.clone(capacity=2), variables, frames, {0: masks[0]})
     different = np.abs(np.stack(probabilities) - np.stack(streamed[1])).max(axis=(1, 2, 3))
     assert np.all(different[:4] < 1e-5) and different[4:].max() > 1e-3
 
@@ -115,7 +106,7 @@ def test_eviction_bounds_the_memory_and_shows_in_the_result(tiny, clip, streamed
 def test_permuted_ids_permute_the_probabilities(tiny, clip, streamed):
     frames, masks = clip
     order = np.array([0, 2, 1], np.uint8)
-    _, probabilities = _stream(*tiny, frames, {0: order[masks[0]]})
+    _, probabilities = stream(*tiny, frames, {0: order[masks[0]]})
     expected = np.stack(streamed[1])[:, order]
     np.testing.assert_allclose(np.stack(probabilities), expected, atol=1e-5)
 
@@ -126,7 +117,7 @@ def test_a_longer_video_of_fewer_objects_compiles_nothing(tiny, clip, streamed):
     _, step, _ = _compiled(model)
     before = step._cache_size()
     one = np.where(masks[0] == 2, 0, masks[0])
-    _stream(model, variables, np.concatenate([frames] * 3), {0: one}, max_objects=2)
+    stream(model, variables, np.concatenate([frames] * 3), {0: one}, max_objects=2)
     assert step._cache_size() == before > 0
 
 
@@ -220,7 +211,7 @@ def test_shrunk_frames_give_probabilities_of_the_original_size(tiny, clip):
     frames, masks = clip
     model = model.clone(short_side=32)
     assert model.preprocess(frames[0]).shape == (32, 48, 3)  # 32x45, padded
-    labels, probabilities = _stream(model, variables, frames[:2], {0: masks[0]})
+    labels, probabilities = stream(model, variables, frames[:2], {0: masks[0]})
     assert labels[1].shape == (40, 56) and probabilities[1].shape == (3, 40, 56)
     np.testing.assert_allclose(probabilities[1].sum(axis=0), 1, atol=1e-5)
 

@@ -1,14 +1,9 @@
 """STM's memory in parts on several devices, in one process with 8 fake ones for all tests."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.eight_devices import run_on_eight_devices
 
 
 @pytest.fixture(scope="module")
@@ -17,19 +12,7 @@ def results(clip, tmp_path_factory):
     frames, masks = clip
     first, third = np.where(masks[0] == 2, 0, masks[0]), np.where(masks[2] == 1, 0, masks[2])
     np.savez(folder / "in.npz", frames=frames, first=first, third=third)
-    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8")
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.models.sharded_stm"]
-    done = subprocess.run(
-        [*command, folder / "in.npz", folder / "out.npz"],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_eight_devices("tests.models.sharded_stm", folder / "in.npz", folder / "out.npz")
     return dict(np.load(folder / "out.npz"))
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from tests.conftest import TINY as FEELVOS_TINY
 from tests.models.stm_cases import TINY as STM_TINY
 from tests.models.stm_cases import tiny_stm
+from tests.models.streams import stream
 from tests.models.test_cfbi_invariants import TINY as CFBI_TINY
 from tests.shrunk import lively, quick_compilation
 from vos_jax import segment as command
@@ -60,16 +61,6 @@ def cfbi(quickly):
 def system(request):
     """A small model and lively variables."""
     return request.getfixturevalue(request.param)
-
-
-def stream(model, variables, frames, given, **settings):
-    """Labels and probabilities of every frame; `given` maps frame number -> label map."""
-    segmenter = VideoSegmenter(model, variables, **settings)
-    steps = [
-        (segmenter.step(frame, given.get(t)), segmenter.probabilities())
-        for t, frame in enumerate(frames)
-    ]
-    return [list(x) for x in zip(*steps, strict=True)]
 
 
 def test_a_mirrored_video_gives_mirrored_results(system, clip):

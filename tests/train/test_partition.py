@@ -1,37 +1,21 @@
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from tests.eight_devices import run_on_eight_devices
 from tests.train.toy import toy_config
 from vos_jax.train import partition
 from vos_jax.train.partition import build_mesh, initialize_distributed, shard_batch
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """What tests/train/devices.py measures on 8 fake devices, in one process for all tests."""
-    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8")
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     folder = tmp_path_factory.mktemp("devices")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.train.devices", str(folder)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    printed = run_on_eight_devices("tests.train.devices", folder)
+    return json.loads(printed.splitlines()[-1])
 
 
 @pytest.mark.parametrize("mesh", ["8x1", "2x4", "1x8"])

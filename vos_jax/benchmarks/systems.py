@@ -81,7 +81,8 @@ def cfbi_cases(options: argparse.Namespace, model: CFBI) -> list[Case]:
                 half = tuple(n // 2 + 1 for n in labels.shape[1:])
                 query, previous = resize_bilinear(query, half), resize_bilinear(previous, half)
                 labels = resize_nearest(labels, half, align_corners=False)
-            windows, rate, num_labels = model.windows[i], model.local_rates[i], memory.present.size
+            windows, rate = model.scale_windows[i], model.local_rates[i]
+            num_labels = memory.present.shape[1]
             found.append(multi_local_matching(query, previous, labels, num_labels, windows, rate))
         return found
 

@@ -96,7 +96,8 @@ class STM(VOSModel):
 
     backbone: str = "resnet50"  # or "mobilenet_v2"
     width: float = 1.0  # channel multiplier of MobileNetV2
-    frozen: bool = True  # paper: BatchNorm is disabled; False is for training from scratch
+    # paper: BatchNorm is disabled; False, for training from scratch, belongs in config.train.model
+    frozen: bool = True
     key_dim: int = 128
     value_dim: int = 512
     features: int = 256  # channels of the decoder
