@@ -26,6 +26,8 @@ that.
 
 from ml_collections import ConfigDict
 
+from vos_jax.presets import cfbi as recipe
+
 # Table 4: background in pixel-level matching, in instance-level attention, biases of the distances.
 BACKGROUND = {
     "ablation_background_full": (True, True, True),
@@ -50,14 +52,16 @@ def get_config(preset: str = "quick") -> ConfigDict:
     """The configuration of a preset; ValueError names the known ones."""
     if preset not in PRESETS:
         raise ValueError(f"configs/cfbi.py: no preset {preset!r}; there are {', '.join(PRESETS)}")
-    config = _paper()
+    config = recipe.paper(_model())
     if preset == "paper_davis" or preset in BACKGROUND:
-        _restrict_to_davis(config)
+        recipe.restrict_to_davis(config)
     if preset == "small":
-        _shrink_to_small(config)
+        recipe.shrink_to_small(config)
+        config.model.update({"embedding_dim": 48, "matching_dims": (48,)})
     if preset.endswith("quick"):
-        _shrink_to_quick(config)
-    _derive_schedules(config)
+        recipe.shrink_to_quick(config)
+        config.model.update({"embedding_dim": 16, "matching_dims": (16,)})
+    recipe.derive_schedules(config)
     row = preset.removesuffix("_quick")
     if row in BACKGROUND:
         switches = ("background_matching", "background_attention", "matching_bias")
@@ -66,67 +70,6 @@ def get_config(preset: str = "quick") -> ConfigDict:
         field, rate = ATROUS[row]
         config.inference[field] = (rate,)
     return config
-
-
-def _derive_schedules(config: ConfigDict) -> None:
-    """What ends with the run or changes in its middle, unless set apart."""
-    steps = config.train.get_ref("steps")
-    # trainer: base * (1 - (t - warmup) / (steps - warmup + 1))^0.9, never quite 0
-    config.optim.steps = steps + 1
-    # release: at 50 000 of 100 000 steps, the bootstrapping and the switch to the own masks
-    config.loss.mining_steps = steps // 2
-    config.train.truth_steps = steps // 2
-
-
-def _paper() -> ConfigDict:
-    """The released configuration on YouTube-VOS."""
-    return ConfigDict(
-        {
-            "seed": 0,
-            "model": _model(),
-            "data": _data(),
-            "train": {
-                "steps": 100_000,  # release
-                "batch": 8,  # release: on 4 GPUs
-                "accumulate": 1,
-                "ema": 0.0,
-                "observed": 2,  # reference and previous frame come with their masks
-                # trainer: later frames too, in the first half; then the network's own masks. The
-                # paper speaks of its own masks throughout: that is 0.
-                "truth_steps": 0,
-                "model": {},
-                "save_steps": 1_000,  # release
-                "save_minutes": 15,  # 0: only every save_steps
-                "keep_last": 2,
-            },
-            "optim": _optim(),
-            "loss": {
-                "fraction": 0.15,  # release: hardest 15 %
-                "mining_steps": 0,
-                "scale": 1.0,
-            },
-            "eval": {
-                "every": 10_000,
-                "protocol": "davis2017",  # of vos_jax.metrics.protocols
-                "seen": "",  # youtube-vos: file with the names of the seen categories
-                "metric": "J&F-Mean",
-                "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
-                "overlay": True,
-            },
-            "inference": {
-                "max_objects": 0,  # 0: as many slots as the video has objects
-                # Views whose probabilities are averaged: frames at these scales, also mirrored.
-                # release, for YouTube-VOS: 1.0, 1.15, 1.3, 1.5 and mirrored, max_long_edge 800
-                "scales": (1.0,),
-                "flip": False,
-            },
-            "mesh": {"data": -1, "fsdp": 1},
-            "log": {"every": 100},
-            # Folders written by vos_jax.convert. The release starts from DeepLabv3+ with COCO
-            # weights: --model deeplabv3plus_resnet101; with MobileNetV2: --model mobilenet_v2.
-            "init": {"backbone": "", "model": ""},
-        }
-    )
 
 
 def _model() -> dict:
@@ -157,149 +100,3 @@ def _model() -> dict:
         "short_side": 0,  # frames as they are
         "dtype": "float32",
     }
-
-
-def _data() -> dict:
-    """Crops, frames and sources of the trainer."""
-    return {
-        "dir": "",  # or VOS_JAX_DATA_DIR
-        "crop": (465, 465),  # release
-        "short_side": 480,  # release
-        "scale": (1.0, 1.3),  # release
-        "interpolation": "cubic",  # trainer
-        "flip": 0.5,  # release
-        "max_objects": 5,  # trainer
-        "balance": {"tries": 5, "pixels": 100},  # trainer: balanced random crop
-        "clip": {
-            "choose": "reference_and_sequence",  # trainer
-            "frames": 5,  # release: reference, previous and three current frames
-            "max_gap": 3,  # release
-        },
-        "groups": ((0, 1, 2, 3, 4),),  # trainer: one window for all frames
-        "workers": 16,
-        "on_bad_clip": "raise",
-        "train": {
-            "youtube_vos": {
-                "kind": "youtube_vos",
-                "dir": "YouTube-VOS",  # release: the training set of 2019
-                "split": "train",
-                "weight": 1.0,
-            },
-        },
-        # The masks of YouTube-VOS val are withheld: `package` makes the file for its server.
-        "eval": {"davis": {"kind": "davis", "dir": "DAVIS", "split": "val"}},
-    }
-
-
-def _optim() -> dict:
-    """SGD of the trainer."""
-    return {
-        "name": "sgd",
-        "learning_rate": 0.01,  # release; its published weights took 0.02 with 16 videos
-        "schedule": "poly",
-        "power": 0.9,  # release
-        "floor": 1e-5,  # trainer: also of the warm-up
-        "warmup_steps": 1_000,  # release
-        "warmup_start": 0.0,
-        "boundaries": (),  # of the "step" schedule
-        "decay_factor": 0.1,
-        "momentum": 0.9,  # release
-        "nesterov": True,  # trainer
-        "b1": 0.9,  # of Adam, as are b2 and eps
-        "b2": 0.999,
-        "eps": 1e-8,
-        "weight_decay": 1.5e-4,  # release
-        "decay": (r"",),  # release: everything, biases and norms included
-        "gradient_multipliers": (),
-        "rate_multipliers": (),
-        "clip": "global",
-        "clip_norm": 5.0,  # release
-        # release: FrozenBatchNorm trains neither statistics nor scale and bias
-        "freeze": (r"^deeplab/.*/(scale|bias)$",),
-    }
-
-
-def _restrict_to_davis(config: ConfigDict) -> None:
-    """DAVIS-2017 alone."""
-    config.data.train = ConfigDict(
-        {"davis": {"kind": "davis", "dir": "DAVIS", "split": "train", "weight": 1.0}}
-    )
-    # paper: 2 GPUs with 3 videos and this learning rate (the release's default is 0.01); that it
-    # took half of the steps is ours
-    config.train.update({"steps": 50_000, "batch": 6})
-    config.optim.learning_rate = 0.006
-
-
-def _shrink_to_small(config: ConfigDict) -> None:
-    """MobileNetV2, 240p, batches that one modest device holds."""
-    _restrict_to_davis(config)
-    config.model.update(
-        {
-            "backbone": "mobilenet_v2",
-            "frozen": False,  # ASPP and decoder start fresh
-            "features": 64,
-            "embedding_dim": 48,
-            "head_width": 64,
-            "groups": 8,
-            "matching_dims": (48,),
-            "short_side": 240,
-        }
-    )
-    config.data.update({"crop": (209, 337), "short_side": 240, "max_objects": 3, "workers": 2})
-    config.data.groups = ((0, 1, 2, 3),)
-    config.data.clip.frames = 4
-    config.train.update({"steps": 3_000, "batch": 2})
-    _use_adam(config, 5e-4)
-    config.optim.rate_multipliers = ((r"^deeplab/backbone/", 0.1),)
-    # the first layers stay as ImageNet left them: no gradient is computed for them
-    config.optim.freeze = (
-        r"^deeplab/backbone/features_[0-6]/",
-        r"^deeplab/backbone/.*/(scale|bias)$",
-    )
-    config.eval.every = 1_000
-    config.train.save_steps = 200
-    config.log.every = 20
-
-
-def _shrink_to_quick(config: ConfigDict) -> None:
-    """A narrow MobileNetV2 from scratch on synthetic-v1."""
-    config.model.update(
-        {
-            "backbone": "mobilenet_v2",
-            "width": 0.25,
-            "frozen_backbone": False,
-            "frozen": False,
-            "momentum": 0.95,
-            "dropout": 0.0,
-            "features": 32,
-            "embedding_dim": 16,
-            "head_width": 32,
-            "groups": 4,
-            "matching_dims": (16,),
-        }
-    )
-    config.data.update({"crop": (97, 97), "short_side": 0, "max_objects": 3, "workers": 2})
-    config.data.groups = ((0, 1, 2, 3),)
-    config.data.clip.frames = 4
-    config.data.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
-    config.data.eval = ConfigDict({"synthetic": {"kind": "synthetic", "split": "test"}})
-    config.train.update({"steps": 800, "batch": 6})
-    _use_adam(config, 3e-3)
-    config.optim.freeze = ()
-    config.eval.every = 0
-    config.train.save_steps = 200
-    config.log.every = 20
-
-
-def _use_adam(config: ConfigDict, learning_rate: float) -> None:
-    """Ours: short runs learn faster with it than with the release's SGD."""
-    config.optim.update(
-        {
-            "name": "adam",
-            "learning_rate": learning_rate,
-            "floor": 0.0,
-            "warmup_steps": 0,
-            "weight_decay": 4e-5,
-            "decay": (r"kernel$",),
-        }
-    )

@@ -17,6 +17,8 @@ and 69.1 for `paper_davis`; neither has been trained here. Imported release chec
 
 from ml_collections import ConfigDict
 
+from vos_jax.presets import common
+
 # Cues of the ablation rows: first-frame global, previous-frame local, previous-frame global,
 # previous prediction.
 ABLATION = {
@@ -71,9 +73,7 @@ def _paper() -> ConfigDict:
                 "observed": 2,  # reference and previous frame come with their masks
                 "truth_steps": 200_000,  # of all frames the memory is the true masks'
                 "model": {"output_stride": 16},  # ... and trains at 16, same weights
-                "save_steps": 1_000,
-                "save_minutes": 15,  # 0: only every save_steps
-                "keep_last": 2,
+                **common.saving(),
             },
             "optim": _optim(),
             "loss": {
@@ -81,25 +81,9 @@ def _paper() -> ConfigDict:
                 "mining_steps": 100_000,  # release: reached after 100 000 steps
                 "scale": 3.0,  # release: losses of the 3 videos of a GPU are summed
             },
-            "eval": {
-                "every": 10_000,
-                "protocol": "davis2017",  # of vos_jax.metrics.protocols
-                "seen": "",  # youtube-vos: file with the names of the seen categories
-                "metric": "J&F-Mean",
-                "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
-                "overlay": True,
-            },
-            "inference": {
-                "max_objects": 0,  # 0: as many slots as the video has objects
-                # views whose probabilities are averaged: frames at these scales, also mirrored
-                "scales": (1.0,),
-                "flip": False,
-            },
-            "mesh": {"data": -1, "fsdp": 1},
-            "log": {"every": 100},
-            # Xception-65 with ImageNet + COCO weights in the release; a folder written by
-            # vos_jax.convert
-            "init": {"backbone": "", "model": ""},
+            "inference": common.views(),
+            # release: init.backbone is Xception-65 with ImageNet + COCO weights
+            **common.run_sections(),
         }
     )
 
@@ -151,17 +135,9 @@ def _data() -> dict:
         ),  # release: reference drawn apart, the pair shares its augmentation
         "workers": 16,
         "on_bad_clip": "raise",
-        "train": {
-            "davis": {"kind": "davis", "dir": "DAVIS", "split": "train", "weight": 1.0},
-            # release: several sets are mixed with equal probability
-            "youtube_vos": {
-                "kind": "youtube_vos",
-                "dir": "YouTube-VOS",
-                "split": "train",
-                "weight": 1.0,
-            },
-        },
-        "eval": {"davis": {"kind": "davis", "dir": "DAVIS", "split": "val"}},
+        # release: several sets are mixed with equal probability
+        "train": common.davis("train") | common.youtube_vos(),
+        "eval": common.davis("val"),
     }
 
 
@@ -212,7 +188,6 @@ def _shrink_to_small(config: ConfigDict) -> None:
             "crop": (209, 337),
             "short_side": 240,
             "max_objects": 3,
-            "workers": 2,
             "groups": ((0,), (1, 2, 3)),
         }
     )
@@ -234,9 +209,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
         }
     )
     config.loss.update({"mining_steps": 3_000, "scale": 1.0})
-    config.eval.every = 1_000
-    config.train.save_steps = 200
-    config.log.every = 20
+    common.watch_short_run(config, 1_000)
 
 
 def _shrink_to_quick(config: ConfigDict) -> None:
@@ -260,15 +233,11 @@ def _shrink_to_quick(config: ConfigDict) -> None:
         {
             "crop": (96, 96),
             "max_objects": 3,
-            "workers": 2,
         }
     )
-    config.data.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
-    config.data.eval = ConfigDict({"synthetic": {"kind": "synthetic", "split": "test"}})
+    common.use_synthetic(config)
     config.data.clip.max_gap = 4
     config.train.update({"steps": 800, "batch": 8, "model": {"output_stride": 16}})
     config.optim.update({"name": "adam", "learning_rate": 3e-3, "clip": "global"})
     config.loss.update({"mining_steps": 800, "scale": 1.0})
-    config.eval.every = 0
-    config.train.save_steps = 200
-    config.log.every = 20
+    common.watch_short_run(config, 0)

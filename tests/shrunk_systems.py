@@ -14,7 +14,7 @@ SYSTEMS = {
     "cfbi_plus": (cfbi_plus, {**CFBI, "matching_dims": (2, 4, 8)}, {"crop": (49, 49)}),
     "stm": (
         stm,
-        {"width": 0.1, "features": 8, "key_dim": 4, "value_dim": 8, "scale": 1.0},
+        {"width": 0.1, "features": 8, "key_dim": 4, "value_dim": 8},
         {"crop": (48, 48), "short_side": 0},
     ),
 }
@@ -39,7 +39,7 @@ def get_config(system: str) -> ConfigDict:
     config.train.update({"steps": 4, "batch": 1, "truth_steps": 2, "save_steps": 0})
     config.optim.steps = 10
     config.optim.warmup_steps = 0
-    config.optim.freeze = (r"backbone/features_(\d|1[0-6])/",)
+    config.optim.freeze = (r"backbone/(features_(\d|1[0-6])|layer\d_\d)/",)
     config.eval.floors = ("copy",)
     config.log.every = 1
     return config

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures import GOLDEN, golden_parameters
-from vos_jax.nn.resnet import ResNet
+from vos_jax.nn.resnet import Block, ResNet
 from vos_jax.official import resnet
 
 SPEC = json.loads((GOLDEN / "resnet" / "spec.json").read_text())
@@ -64,6 +64,21 @@ def test_dilated_output_holds_the_strided_one_at_every_nth_pixel(x, plain, depth
 def test_depths_have_the_parameters_of_torchvision_without_classifier(depth, parameters):
     params = _shapes(ResNet(depth=depth))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
+
+
+def test_width_multiplies_the_channels_of_every_layer(x):
+    maps, _ = ResNet(depth=50, width=0.25).init_with_output(jax.random.key(0), x)
+    assert [y.shape[-1] for y in maps] == [64, 128, 256, 512]
+
+
+@pytest.mark.parametrize("bottleneck", [False, True])
+def test_a_fresh_block_with_live_norms_passes_on_its_input_alone(bottleneck):
+    x = jax.random.uniform(jax.random.key(0), (2, 9, 9, 16))
+    features = 4 if bottleneck else 16
+    live, _ = Block(features, bottleneck, frozen=False).init_with_output(jax.random.key(1), x, True)
+    frozen, _ = Block(features, bottleneck).init_with_output(jax.random.key(1), x)
+    np.testing.assert_array_equal(live, x)
+    assert np.abs(frozen - x).max() > 0.1
 
 
 def test_extra_planes_are_added_before_the_first_norm_and_share_the_frame():

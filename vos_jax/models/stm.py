@@ -94,8 +94,8 @@ class STM(VOSModel):
     # ours: with keys alike from the start, what looks alike is read
     copied_scopes = (("query_encoder", "memory_encoder"),)
 
-    backbone: str = "resnet50"  # or "mobilenet_v2"
-    width: float = 1.0  # channel multiplier of MobileNetV2
+    backbone: str = "resnet50"  # or "resnet18", "mobilenet_v2"
+    width: float = 1.0  # channel multiplier of the backbone
     # paper: BatchNorm is disabled; False, for training from scratch, belongs in config.train.model
     frozen: bool = True
     key_dim: int = 128

@@ -18,17 +18,18 @@ import jax.numpy as jnp
 from jax import lax
 
 from vos_jax.nn.mobilenet_v2 import MobileNetV2, scaled
-from vos_jax.nn.resnet import ResNet
+from vos_jax.nn.resnet import ResNet, stem_features
 
-BACKBONES = ("resnet50", "mobilenet_v2")
+RESNETS = {"resnet18": 18, "resnet50": 50}
+BACKBONES = (*RESNETS, "mobilenet_v2")
 _he_init = nn.initializers.he_normal()
 
 
 def build_backbone(kind: str, width: float, frozen: bool, dtype: Any) -> nn.Module:
-    """The backbone up to stride 16; width is MobileNetV2's."""
+    """The backbone up to stride 16; width multiplies its channels."""
     shared = dict(frozen=frozen, dtype=dtype, name="backbone")
-    if kind == "resnet50":
-        return ResNet(depth=50, layers=3, **shared)
+    if kind in RESNETS:
+        return ResNet(depth=RESNETS[kind], layers=3, width=width, **shared)
     return MobileNetV2(output_stride=16, width=width, **shared)
 
 
@@ -96,12 +97,14 @@ class MemoryEncoder(nn.Module):
 
     def _first_conv(self, planes: jax.Array) -> jax.Array:
         """The share of own and other masks [B * N, H, W, 2] in the backbone's first convolution."""
-        resnet = self.backbone == "resnet50"
+        resnet = self.backbone in RESNETS
         size = 7 if resnet else 3
-        shape = (size, size, 1, 64 if resnet else scaled(32, self.width))
+        features = stem_features(self.width) if resnet else scaled(32, self.width)
         # like torchvision's own kernels there: a fresh one leaves the frame recognisable
         begin = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        kernels = [self.param(name, begin, shape) for name in ("mask", "others")]
+        kernels = [
+            self.param(name, begin, (size, size, 1, features)) for name in ("mask", "others")
+        ]
         return lax.conv_general_dilated(
             planes.astype(self.dtype),
             jnp.concatenate(kernels, axis=2).astype(self.dtype),

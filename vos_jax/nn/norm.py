@@ -32,6 +32,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.9
     frozen: bool = False
     dtype: Any = jnp.float32
+    scale_init: Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -40,7 +41,7 @@ class BatchNorm(nn.Module):
         ValueError where live statistics would come from a single value per channel.
         """
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        scale = self.param("scale", self.scale_init, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
@@ -90,6 +91,7 @@ class ConvNorm(nn.Module):
     momentum: float = 0.9
     frozen: bool = False
     kernel_init: Initializer = nn.initializers.lecun_normal()
+    scale_init: Initializer = nn.initializers.ones
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -117,7 +119,9 @@ class ConvNorm(nn.Module):
         )(x)
         if extra is not None:
             x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
-        norm = BatchNorm(self.epsilon, self.momentum, self.frozen, self.dtype, name="norm")
+        norm = BatchNorm(
+            self.epsilon, self.momentum, self.frozen, self.dtype, self.scale_init, name="norm"
+        )
         x = norm(x, train)
         return x if self.activation is None else self.activation(x)
 

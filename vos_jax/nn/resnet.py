@@ -28,11 +28,18 @@ DEPTHS = {
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+def stem_features(width: float) -> int:
+    """Channels of the first convolution; each layer has twice those of the one before."""
+    return round(64 * width)
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions, or with `bottleneck` 1x1, 3x3, 1x1 to four times `features`; then sum.
 
     Submodules conv1, conv2, conv3 (bottleneck) and downsample (where the shortcut changes shape),
-    each a ConvNorm. first_dilation is that of the convolution with the stride.
+    each a ConvNorm. first_dilation is that of the convolution with the stride. With live norms a
+    fresh block passes on its input alone (Goyal et al., arXiv:1706.02677, sec. 5.1): the last scale
+    begins at 0. With frozen ones, which nothing brings back to life, it begins at 1.
     """
 
     features: int
@@ -56,14 +63,15 @@ class Block(nn.Module):
             )
 
         strided = dict(strides=self.stride, dilation=self.first_dilation, activation=nn.relu)
+        last = dict(scale_init=nn.initializers.ones if self.frozen else nn.initializers.zeros)
         outputs = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
             y = conv(self.features, 1, "conv1", activation=nn.relu)(x, train)
             y = conv(self.features, 3, "conv2", **strided)(y, train)
-            y = conv(outputs, 1, "conv3")(y, train)
+            y = conv(outputs, 1, "conv3", **last)(y, train)
         else:
             y = conv(self.features, 3, "conv1", **strided)(x, train)
-            y = conv(outputs, 3, "conv2", dilation=self.dilation)(y, train)
+            y = conv(outputs, 3, "conv2", dilation=self.dilation, **last)(y, train)
         if self.downsample:
             x = conv(outputs, 1, "downsample", strides=self.stride)(x, train)
         return nn.relu(x + y)
@@ -73,13 +81,14 @@ class ResNet(nn.Module):
     """The backbone without its classifier.
 
     depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
-    strides beyond it become dilation. frozen: BatchNorm always uses its running statistics;
-    momentum is that of live ones.
+    strides beyond it become dilation. width: multiplies all channels. frozen: BatchNorm always uses
+    its running statistics; momentum is that of live ones.
     """
 
     depth: int = 50
     layers: int = 4
     output_stride: int = 32
+    width: float = 1.0
     frozen: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
@@ -91,16 +100,16 @@ class ResNet(nn.Module):
         """x [B, H, W, C], ImageNet mean and deviation removed -> the output of each layer.
 
         The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride).
-        extra [B * n, ceil(H / 2), ceil(W / 2), 64] is added to the output of conv1 before its
-        norm: further input planes, n of them sharing each row of x; the maps then have B * n rows.
+        extra [B * n, ceil(H / 2), ceil(W / 2), C] is added to the output of conv1 before its norm:
+        further input planes, n of them sharing each row of x; the maps then have B * n rows.
         """
         if self.depth not in DEPTHS:
             raise ValueError(f"depth: expected one of {sorted(DEPTHS)}, found {self.depth}")
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
         x = nn.Conv(
-            64, (7, 7), strides=2, padding=3, use_bias=False, kernel_init=_kernel_init,
-            dtype=self.dtype, name="conv1",
+            stem_features(self.width), (7, 7), strides=2, padding=3, use_bias=False,
+            kernel_init=_kernel_init, dtype=self.dtype, name="conv1",
         )(x)  # fmt: skip
         if extra is not None:
             x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
@@ -129,7 +138,7 @@ class ResNet(nn.Module):
                 stride = 1
             stride_so_far *= stride
             later = dict(
-                features=64 * 2**layer,
+                features=stem_features(self.width) * 2**layer,
                 bottleneck=bottleneck,
                 dilation=dilation,
                 first_dilation=dilation,
