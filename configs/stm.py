@@ -231,16 +231,19 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "value_dim": 64,
             "features": 32,
             "scaled": False,
+            "scale": 5 / 3,  # contours and objects of 30 pixels are fine for strides 4 and 16
         }
     )
-    config.data.update({"crop": (96, 160), "short_side": 96, "scale": (1.0, 1.1), "max_objects": 3})
+    config.data.update(
+        {"crop": (160, 160), "short_side": 160, "scale": (1.0, 1.1), "max_objects": 3}
+    )
     common.use_synthetic(config)
     config.data.clip.update({"max_gap": 4, "growth": {"start": 4, "step": 0, "every": 1}})
     config.data.pretrain.steps = 300
     config.data.pretrain.paste = 0  # synthetic clips have several objects
     config.data.pretrain.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
     config.data.warp.shift = 0.1
-    config.train.update({"steps": 800, "batch": 8, "truth_steps": 300})
+    config.train.update({"steps": 800, "batch": 6, "truth_steps": 300})
     config.train.model.frozen = False  # no ImageNet statistics to keep
     config.optim.update(
         {

@@ -14,7 +14,7 @@ SYSTEMS = {
     "cfbi_plus": (cfbi_plus, {**CFBI, "matching_dims": (2, 4, 8)}, {"crop": (49, 49)}),
     "stm": (
         stm,
-        {"width": 0.1, "features": 8, "key_dim": 4, "value_dim": 8},
+        {"width": 0.1, "features": 8, "key_dim": 4, "value_dim": 8, "scale": 1.0},
         {"crop": (48, 48), "short_side": 0},
     ),
 }
