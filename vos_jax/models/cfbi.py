@@ -36,13 +36,12 @@ from vos_jax.models.cfbi_ensembler import Ensembler
 from vos_jax.models.cfbi_frames import (
     Features,
     Memory,
-    Prediction,
     labels_at_scales,
     merge_labels,
     network_size,
     one_hot_labels,
 )
-from vos_jax.models.protocol import VOSModel
+from vos_jax.models.label_logits import LabelLogitsModel, Prediction
 from vos_jax.nn.deeplab import normalise
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
 from vos_jax.nn.fpn import FPN
@@ -59,7 +58,7 @@ from vos_jax.ops.multi_local import multi_local_matching
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
 
 
-class CFBI(VOSModel):
+class CFBI(LabelLogitsModel):
     """The network. Fields are CFBI's released configuration; tuples have an entry per scale."""
 
     introduces = "after"
@@ -329,14 +328,6 @@ class CFBI(VOSModel):
     def _matched(self, embedding: jax.Array, scale: int) -> jax.Array:
         return embedding[..., : self.matching_dims[scale]].astype(self.matching_dtype)
 
-    def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        """Softmax of the upsampled logits over the labels that take part, [B, N+1, H, W]."""
-        return jax.nn.softmax(self._upsampled(prediction, size), axis=1)
-
-    def labels(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        """Label of the largest upsampled logit, uint8 [B, H, W]."""
-        return jnp.argmax(self._upsampled(prediction, size), axis=1).astype(jnp.uint8)
-
     def losses(
         self,
         predictions: Prediction,
@@ -367,10 +358,6 @@ class CFBI(VOSModel):
             )
 
         return jax.vmap(frame_losses)(predictions, jnp.swapaxes(labels, 0, 1)).mean(axis=0)
-
-    def _upsampled(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        logits = resize_bilinear(prediction.logits, size, axes=(2, 3))
-        return jnp.where(prediction.present[..., None, None], logits, -jnp.inf)
 
 
 class CFBIPlus(CFBI):

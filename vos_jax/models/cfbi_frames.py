@@ -33,14 +33,6 @@ class Memory:
     previous_labels: tuple[jax.Array, ...]  # int32 [B, hs, ws], -1: void
 
 
-@struct.dataclass
-class Prediction:
-    """Logits of every label and which labels take part."""
-
-    logits: jax.Array  # float32 [B, L, h4, w4]
-    present: jax.Array  # bool [B, L]
-
-
 def network_size(
     size: tuple[int, int], max_long_edge: int, short_side: int = 0, scale: float = 1.0
 ) -> tuple[int, int]:

@@ -27,7 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vos_jax.models.protocol import VOSModel, resize_frame, scaled_size
+from vos_jax.models.label_logits import LabelLogitsModel, Prediction
+from vos_jax.models.protocol import resize_frame, scaled_size
 from vos_jax.nn.deeplab import DeepLabV3Plus, normalise
 from vos_jax.ops.convolution import conv_general_dilated
 from vos_jax.ops.losses import bootstrapped_cross_entropy
@@ -60,15 +61,7 @@ class Memory:
     previous_masks: jax.Array  # [B, N+1, h, w]
 
 
-@struct.dataclass
-class Prediction:
-    """Logits of every label and which labels take part."""
-
-    logits: jax.Array  # [B, N+1, h, w]
-    present: jax.Array  # bool [B, N+1]
-
-
-class FEELVOS(VOSModel):
+class FEELVOS(LabelLogitsModel):
     """The network. Fields are the released configuration; the cues are the ablation's switches.
 
     output_stride 8 doubles the atrous rates and shares its weights with 16: the release trains
@@ -242,14 +235,6 @@ class FEELVOS(VOSModel):
             present=memory.present | _present(labels, memory.present.shape[1]),
         )
 
-    def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        """Softmax of the upsampled logits over the labels that take part, [B, N+1, H, W]."""
-        return jax.nn.softmax(self._upsampled(prediction, size), axis=1)
-
-    def labels(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        """Label of the largest upsampled logit, uint8 [B, H, W]."""
-        return jnp.argmax(self._upsampled(prediction, size), axis=1).astype(jnp.uint8)
-
     def losses(
         self,
         predictions: Prediction,
@@ -268,10 +253,6 @@ class FEELVOS(VOSModel):
             )
 
         return jax.vmap(frame_losses)(predictions, jnp.swapaxes(labels, 0, 1)).mean(axis=0)
-
-    def _upsampled(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
-        logits = resize_bilinear(prediction.logits, size, axes=(2, 3))
-        return jnp.where(prediction.present[..., None, None], logits, -jnp.inf)
 
     def _at_stride_4(
         self, features: Features, masks: jax.Array, objects: jax.Array
