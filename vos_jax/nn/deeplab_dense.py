@@ -15,11 +15,14 @@ import jax
 from flax import struct
 
 from vos_jax.nn.deeplab import DeepLabV3Plus
+from vos_jax.nn.merging_conv import MergingConv
 from vos_jax.nn.mobilenet_v2_padded import PaddedMobileNetV2
 from vos_jax.nn.norm import ConvNorm
 from vos_jax.nn.resnet import ResNet
 
 BACKBONES = ("resnet101", "mobilenet_v2")
+
+_kernel_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 @struct.dataclass
@@ -45,6 +48,18 @@ class MultiGridResNet(ResNet):
             {**block, "dilation": d, "first_dilation": d}
             for block, d in zip(last, dilations, strict=True)
         ]
+
+
+class Merge(ConvNorm):
+    """ConvNorm of a coarse map, enlarged, and a fine one side by side."""
+
+    kernel: int = 3
+
+    def _convolve(self, maps: tuple[jax.Array, jax.Array]) -> jax.Array:
+        conv = MergingConv(
+            self.features, self.kernel, "bilinear", self.kernel_init, self.dtype, name="conv"
+        )
+        return conv(*maps)
 
 
 class DenseDeepLabV3Plus(DeepLabV3Plus):
@@ -77,13 +92,20 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
             return PaddedMobileNetV2(width=self.width, **shared)(x, train)
         raise ValueError(f"backbone: expected one of {BACKBONES}, found {self.backbone!r}")
 
+    def _decode(self, x: jax.Array, low_level: jax.Array, train: bool) -> jax.Array:
+        """ASPP output and low-level map merged at the latter's size, then refined."""
+        low_level = self._conv(self.low_level_features, "feature_projection0")(low_level, train)
+        merge = Merge(self.features, kernel_init=_kernel_init, name="decoder_conv0", **self._norm())
+        x = merge((x, low_level), train)
+        return self._separable("decoder_conv1")(x, train)
+
     def _separable(self, name: str, dilation: int = 1) -> ConvNorm:
         """In this network nothing is separable."""
         return ConvNorm(
             self.features,
             kernel=3,
             dilation=dilation,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+            kernel_init=_kernel_init,
             name=name,
             **self._norm(),
         )

@@ -103,12 +103,21 @@ class ConvNorm(nn.Module):
         extra, of the output's shape but with B * n rows, is added before the norm: further input
         planes, n of them sharing each row of x; the output then has B * n rows.
         """
-        pad = self.dilation * (self.kernel - 1) // 2
-        x = nn.Conv(
+        x = self._convolve(x)
+        if extra is not None:
+            x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
+        norm = BatchNorm(
+            self.epsilon, self.momentum, self.frozen, self.dtype, self.scale_init, name="norm"
+        )
+        x = norm(x, train)
+        return x if self.activation is None else self.activation(x)
+
+    def _convolve(self, x: jax.Array) -> jax.Array:
+        return nn.Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.strides,
-            padding=pad,
+            padding=self.dilation * (self.kernel - 1) // 2,
             kernel_dilation=self.dilation,
             feature_group_count=self.groups,
             use_bias=False,
@@ -117,13 +126,6 @@ class ConvNorm(nn.Module):
             conv_general_dilated=conv_general_dilated,
             name="conv",
         )(x)
-        if extra is not None:
-            x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
-        norm = BatchNorm(
-            self.epsilon, self.momentum, self.frozen, self.dtype, self.scale_init, name="norm"
-        )
-        x = norm(x, train)
-        return x if self.activation is None else self.activation(x)
 
 
 class SeparableConvNorm(nn.Module):

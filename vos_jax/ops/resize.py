@@ -46,7 +46,7 @@ def resize_bicubic(x: jax.Array, size: tuple[int, int], axes: Sequence[int] = (1
     resized = x.astype(jnp.float32)
     for axis, m in sorted(zip(axes, size, strict=True), key=lambda a: a[1] / x.shape[a[0]]):
         if m != x.shape[axis]:
-            matrix = jnp.asarray(_bicubic_matrix(x.shape[axis], m))
+            matrix = interpolation_matrix(x.shape[axis], m, "bicubic")
             resized = _multiply_axis(resized, axis, matrix)
     return resized.astype(x.dtype)
 
@@ -76,6 +76,13 @@ def nearest_indices(n: int, m: int, align_corners: bool = True) -> np.ndarray:
     # The halves are added in float64: in float32, 0.49999997 + 0.5 is 1.
     index = np.floor(_positions(n, m).astype(np.float64) + 0.5).astype(np.int32)
     return np.minimum(index, n - 1)
+
+
+def interpolation_matrix(n: int, m: int, method: str) -> np.ndarray:
+    """Weights float32 [m, n] of n pixels in each of m; method is "bilinear" or "bicubic"."""
+    if method not in ("bilinear", "bicubic"):
+        raise ValueError(f'resize: expected method "bilinear" or "bicubic", found {method!r}')
+    return _bilinear_matrix(n, m) if method == "bilinear" else _bicubic_matrix(n, m)
 
 
 def scale_dimension(n: int, scale: float) -> int:
