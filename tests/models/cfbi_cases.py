@@ -3,6 +3,7 @@
 import functools
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,23 +13,27 @@ from tests.fixtures import fixture, golden_parameters, load_spec
 from vos_jax.models import variable_shapes
 from vos_jax.models.cfbi import CFBI, CFBIPlus
 from vos_jax.models.protocol import one_hot
+from vos_jax.nn.gated import gated
 from vos_jax.official.cfbi import from_official
 
 SYSTEMS = {"cfbi": CFBI, "cfbiplus": CFBIPlus}
 
 # name in the fixtures -> our module inside the ensembler
 _SHARED = {
-    "ASPP": "aspp", "GCT_sc": "skip_gct", "bn_sc": "skip_conv/norm", "bn1": "conv1/norm",
+    "ASPP": "aspp", "bn_sc": "skip_conv/norm", "bn1": "conv1/norm",
     "bn2": "conv2/norm", "IA_final_fg": "foreground", "IA_final_bg": "background",
 }  # fmt: skip
 _LAYERS = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3)]
 HEAD = {
     "cfbi": _SHARED
-    | {"IA1": "stage1_gate1"}
     | {f"layer{i}": f"stage{s}_layer{n}" for i, (s, n) in enumerate(_LAYERS, start=1)},
     "cfbiplus": _SHARED
-    | {"S1_IA1": "stage1_gate1"}
     | {f"S{s}_layer{n}": f"stage{s}_layer{n}" for s, n in _LAYERS},
+}
+# name in the fixtures -> our module whose gated input it is
+GATED = {
+    "cfbi": {"IA1": "stage1_layer1", "GCT_sc": "skip_conv"},
+    "cfbiplus": {"S1_IA1": "stage1_layer1", "GCT_sc": "skip_conv"},
 }
 BACKBONE = ("conv1", "res2", "res3", "res4", "res5")
 
@@ -113,16 +118,27 @@ class Runner:
         model = self.model
         head = HEAD[self.system]
         wanted = {path.split("/")[-1] for path in head.values()} | {"prehead"}
-        prediction, state = model.apply(
-            variables,
-            memory,
-            features,
-            method=model.segment,
-            capture_intermediates=lambda module, _: module.name in wanted,
-            mutable=["intermediates"],
-        )
+        inputs = {}
+
+        def note(call, positional, keywords, context):
+            if context.method_name == "__call__":
+                inputs[context.module.name] = positional
+            return call(*positional, **keywords)
+
+        with nn.intercept_methods(note):
+            prediction, state = model.apply(
+                variables,
+                memory,
+                features,
+                method=model.segment,
+                capture_intermediates=lambda module, _: module.name in wanted,
+                mutable=["intermediates"],
+            )
         inner = traverse_util.flatten_dict(state["intermediates"], sep="/")
         arrays = {f"head_{k}": inner[f"ensembler/{path}/__call__"][0] for k, path in head.items()}
+        for name, module in GATED[self.system].items():
+            x, *gate = inputs[module]
+            arrays[f"head_{name}"] = gated(x, *gate) if gate else x
         if "prehead/__call__" in inner:
             arrays["prehead"] = inner["prehead/__call__"][0]
         arrays = {k: jnp.moveaxis(v, -1, 1) for k, v in arrays.items()}

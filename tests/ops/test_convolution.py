@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from vos_jax.ops.convolution import conv_general_dilated
+from vos_jax.ops.convolution import conv_general_dilated, convolve_gated
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -75,6 +75,27 @@ def test_pointwise_equals_the_library(padding, strides):
     )
 
 
+@pytest.mark.parametrize(
+    "padding, dilation",
+    [("SAME", (6, 6)), (((6, 6), (9, 9)), (6, 9)), (((4, 2), (0, 5)), (3, 2)), ("SAME", (9, 9))],
+)
+def test_widely_dilated_equals_the_library(padding, dilation):
+    assert_same_values_and_gradients(
+        values(2, 7, 8, 5), values(3, 3, 5, 4, seed=1), window_strides=(1, 1), padding=padding,
+        rhs_dilation=dilation,
+    )
+
+
+def test_cpu_program_multiplies_only_the_taps_that_meet_the_image():
+    ours, _ = both(window_strides=(1, 1), padding="SAME", rhs_dilation=(9, 9))
+    x, kernel = values(1, 7, 8, 5), values(3, 3, 5, 4, seed=1)
+    program = ours.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
+    assert program.count("dot_general") == 1
+    assert "convolution" not in program
+    x = values(1, 40, 40, 5)
+    assert "convolution" in ours.trace(x, kernel).lower(lowering_platforms=("cpu",)).as_text()
+
+
 def test_dense_grouped_and_other_layouts_go_to_the_library():
     x, kernel = values(1, 6, 7, 4), values(3, 3, 4, 4, seed=1)
     assert_same_values_and_gradients(x, kernel, window_strides=(1, 1), padding="SAME")
@@ -128,3 +149,23 @@ def test_a_flax_layer_keeps_its_parameters_and_result(groups, kernel):
     variables = quick.init(jax.random.key(0), x)
     expected = layer().apply(variables, x)
     np.testing.assert_allclose(quick.apply(variables, x), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_gate_in_the_weights_equals_a_gated_input(strides):
+    x, kernel, gate = values(3, 6, 7, 5), values(1, 1, 5, 4, seed=1), values(3, 5, seed=2)
+
+    def folded(x, kernel, gate):
+        return convolve_gated(x, kernel, strides, "VALID", gate=gate)
+
+    def multiplied(x, kernel, gate):
+        return lax.conv_general_dilated(
+            x * gate[:, None, None], kernel, strides, "VALID", dimension_numbers=LAYOUT
+        )
+
+    expected, pull = jax.vjp(multiplied, x, kernel, gate)
+    found, ours_pull = jax.vjp(folded, x, kernel, gate)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    g = values(*expected.shape, seed=3)
+    for a, b in zip(ours_pull(g), pull(g), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())

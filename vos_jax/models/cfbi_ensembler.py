@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vos_jax.nn.gated import GCT, VectorGate
-from vos_jax.nn.group_norm import ConvGroupNorm
+from vos_jax.nn.gated import GCT, VectorGate, gated
+from vos_jax.nn.group_norm import ConvGroupNorm, kernel_init
+from vos_jax.nn.merging_conv import MergingConv
 from vos_jax.ops.convolution import conv_general_dilated
-from vos_jax.ops.resize import resize_bicubic
 
 # of the bottlenecks of each stage; the first one of stages 2 and 3 has stride 2
 DILATIONS = ((1, 2), (1, 2, 4), (1, 2, 4))
@@ -40,8 +40,7 @@ class Bottleneck(nn.Module):
         """x [M, h, w, C] -> [M, ceil(h / stride), ceil(w / stride), features]."""
         shared = dict(groups=self.groups, dtype=self.dtype)
         inner = dict(features=self.features // 4, activation=nn.relu, **shared)
-        y = GCT(dtype=self.dtype, name="gct")(x)
-        y = ConvGroupNorm(**inner, name="conv1")(y)
+        y = ConvGroupNorm(**inner, name="conv1")(x, GCT(name="gct")(x))
         y = ConvGroupNorm(
             kernel=3, strides=self.stride, dilation=self.dilation, **inner, name="conv2"
         )(y)
@@ -67,18 +66,29 @@ class GatedASPP(nn.Module):
         shared = dict(groups=self.groups, activation=nn.relu, dtype=self.dtype)
         branches = []
         for i, rate in enumerate((0, *RATES)):
-            gated = GCT(dtype=self.dtype, name=f"gct{i}")(x)
             kernel = dict(kernel=3, dilation=rate) if rate else {}
             conv = ConvGroupNorm(self.features // 2, **kernel, **shared, name=f"branch{i}")
-            branches.append(conv(gated))
+            branches.append(conv(x, GCT(name=f"gct{i}")(x)))
         pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
         pooled = nn.Conv(
             self.features // 2, (1, 1), use_bias=False, dtype=self.dtype,
             conv_general_dilated=conv_general_dilated, name="pooling",
         )(pooled)  # fmt: skip
         branches.append(jnp.broadcast_to(nn.relu(pooled), branches[0].shape))
-        x = GCT(dtype=self.dtype, name="gct")(jnp.concatenate(branches, axis=-1))
-        return ConvGroupNorm(self.features, **shared, name="projection")(x)
+        x = jnp.concatenate(branches, axis=-1)
+        return ConvGroupNorm(self.features, **shared, name="projection")(x, GCT(name="gct")(x))
+
+
+class Merge(ConvGroupNorm):
+    """ConvGroupNorm of a coarse map, enlarged, and a fine one side by side."""
+
+    kernel: int = 3
+
+    def _convolve(self, maps: tuple[jax.Array, jax.Array], gate: None) -> jax.Array:
+        conv = MergingConv(
+            self.features, self.kernel, "bicubic", kernel_init, self.dtype, name="conv"
+        )
+        return conv(*maps)
 
 
 class Ensembler(nn.Module):
@@ -109,7 +119,7 @@ class Ensembler(nn.Module):
         shared = dict(groups=self.groups, dtype=self.dtype)
 
         def gate(x, name):
-            return VectorGate(dtype=self.dtype, name=name)(x, guidance)
+            return gated(x, VectorGate(x.shape[-1], name=name)(guidance))
 
         x, skip = inputs[0], None
         for stage, dilations in enumerate(DILATIONS, start=1):
@@ -127,15 +137,16 @@ class Ensembler(nn.Module):
 
         low_level = jnp.repeat(low_level, skip.shape[0] // low_level.shape[0], axis=0)
         skip = jnp.concatenate([low_level.astype(skip.dtype), skip], axis=-1)
-        skip = GCT(dtype=self.dtype, name="skip_gct")(skip)
         skip = ConvGroupNorm(
             self.width // 4, groups=self.groups // 2, activation=nn.relu, dtype=self.dtype,
             name="skip_conv",
-        )(skip)  # fmt: skip
-        x = jnp.concatenate([resize_bicubic(x, skip.shape[1:3]), skip], axis=-1)
-        for i in (1, 2):
-            conv = ConvGroupNorm(self.width // 2, 3, activation=nn.relu, **shared, name=f"conv{i}")
-            x = conv(gate(x, f"gate{i}"))
+        )(skip, GCT(name="skip_gct")(skip))  # fmt: skip
+        split = x.shape[-1]
+        factors = VectorGate(split + skip.shape[-1], name="gate1")(guidance)
+        x, skip = gated(x, factors[:, :split]), gated(skip, factors[:, split:])
+        last = dict(features=self.width // 2, kernel=3, activation=nn.relu, **shared)
+        x = Merge(**last, name="conv1")((x, skip))
+        x = ConvGroupNorm(**last, name="conv2")(gate(x, "gate2"))
         return tuple(_generated(x, guidance, name) for name in ("foreground", "background"))
 
 

@@ -4,15 +4,17 @@ Wu, He, "Group Normalization", ECCV 2018. Glossary: B batch, h w grid; features 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vos_jax.ops.convolution import conv_general_dilated
+from vos_jax.nn.gated import gated
+from vos_jax.ops.convolution import conv_general_dilated, convolve_gated
 
-_kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 def group_norm(groups: int, name: str, dtype: Any = jnp.float32) -> nn.GroupNorm:
@@ -39,9 +41,21 @@ class ConvGroupNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, h, w, C] -> [B, ceil(h / strides), ceil(w / strides), features]."""
-        x = nn.Conv(
+    def __call__(self, x: jax.Array, gate: jax.Array | None = None) -> jax.Array:
+        """x [B, h, w, C] -> [B, ceil(h / strides), ceil(w / strides), features].
+
+        gate: float [B, C], a factor of each channel of x.
+        """
+        x = group_norm(self.groups, "norm", self.dtype)(self._convolve(x, gate))
+        return x if self.activation is None else self.activation(x)
+
+    def _convolve(self, x: jax.Array, gate: jax.Array | None) -> jax.Array:
+        convolve = conv_general_dilated
+        if gate is not None and self.kernel == 1:
+            convolve = partial(convolve_gated, gate=gate)
+        elif gate is not None:
+            x = gated(x, gate)
+        return nn.Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.strides,
@@ -49,10 +63,8 @@ class ConvGroupNorm(nn.Module):
             kernel_dilation=self.dilation,
             feature_group_count=x.shape[-1] if self.depthwise else 1,
             use_bias=self.use_bias,
-            kernel_init=_kernel_init,
+            kernel_init=kernel_init,
             dtype=self.dtype,
-            conv_general_dilated=conv_general_dilated,
+            conv_general_dilated=convolve,
             name="conv",
         )(x)
-        x = group_norm(self.groups, "norm", self.dtype)(x)
-        return x if self.activation is None else self.activation(x)

@@ -1,16 +1,20 @@
-"""Convolution with a quick CPU path for depthwise and 1x1 kernels.
+"""Convolution with a quick CPU path for depthwise, 1x1 and widely dilated kernels.
 
-XLA:CPU runs grouped convolutions on one core, 10-50 times slower than memory allows, and 1x1
-convolutions at half the speed of a matrix product. `conv_general_dilated` has the signature of
-`jax.lax.conv_general_dilated` and is handed to `flax.linen.Conv(conv_general_dilated=...)`: names,
-kernel shapes and checkpoints stay those of an ordinary layer. On CPU
+XLA:CPU runs grouped convolutions on one core, 10-50 times slower than memory allows, 1x1
+convolutions at half the speed of a matrix product, and multiplies the zeros of the padding.
+`conv_general_dilated` has the signature of `jax.lax.conv_general_dilated` and is handed to
+`flax.linen.Conv(conv_general_dilated=...)`: names, kernel shapes and checkpoints stay those of an
+ordinary layer. On CPU
 - a depthwise kernel is a sum over its taps: a shifted slice of the input times a row of weights
   each, fused by XLA into one loop;
-- a 1x1 kernel is a matrix product, after slicing if it has a stride.
+- a 1x1 kernel is a matrix product, after slicing if it has a stride;
+- a kernel dilated so far that many of its taps fall outside of the image (the ASPP of DeepLab) is a
+  matrix product per tap, with the pixels that it does meet.
 Everything else, and every other platform, runs the library's convolution. The choice is made when
 the program is lowered for a platform and costs nothing at run time.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -18,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 CHANNELS_LAST = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC"))
+INSIDE = 0.7  # up to this share of multiplications inside the image, taps are quicker one by one
 
 
 def conv_general_dilated(
@@ -33,7 +38,7 @@ def conv_general_dilated(
     precision=None,
     preferred_element_type=None,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, with quick depthwise and 1x1 kernels on CPU.
+    """`lax.conv_general_dilated`, with quick depthwise, 1x1 and widely dilated kernels on CPU.
 
     The quick paths take lhs [B, H, W, C] and rhs [kh, kw, C / groups, D] (NHWC, HWIO); any other
     layout goes to the library. They accumulate in float32 also for bfloat16 inputs.
@@ -67,9 +72,31 @@ def conv_general_dilated(
         quick = partial(_depthwise, strides=strides, padding=padding, dilation=dilation)
     elif feature_group_count == 1 and kernel == (1, 1) and padding == ((0, 0), (0, 0)):
         quick = partial(_pointwise, strides=strides, precision=precision)
+    elif feature_group_count == 1 and strides == (1, 1) and min(dilation) > 1:
+        axes = list(map(_axis, lhs.shape[1:3], kernel, padding, dilation))
+        if _share_inside(axes) > INSIDE:
+            return library(lhs, rhs)
+        quick = partial(_dilated, axes=axes, precision=precision)
     else:
         return library(lhs, rhs)
     return lax.platform_dependent(lhs, rhs, cpu=quick, default=library)
+
+
+def convolve_gated(
+    lhs: jax.Array, rhs: jax.Array, window_strides, padding, *, gate: jax.Array, **options
+) -> jax.Array:
+    """1x1 convolution of lhs [B, H, W, C] whose channels are multiplied by gate [B, C] first.
+
+    The factors go into the weights, a kernel for each input, so the multiplied map is never made.
+    The rest is as in `conv_general_dilated`; strides are taken, padding and other options are not.
+    """
+    x = lhs[:, :: window_strides[0], :: window_strides[1]]
+    kernels = (gate[:, :, None] * rhs[0, 0].astype(jnp.float32)).astype(x.dtype)
+    y = lax.dot_general(
+        x.reshape(x.shape[0], -1, x.shape[3]), kernels, (((2,), (1,)), ((0,), (0,))),
+        precision=options.get("precision"), preferred_element_type=jnp.float32,
+    )
+    return y.reshape(*x.shape[:3], -1).astype(x.dtype)
 
 
 def _pointwise(x, kernel, strides, precision):
@@ -80,6 +107,36 @@ def _pointwise(x, kernel, strides, precision):
         precision=precision, preferred_element_type=jnp.float32,
     )
     return y.astype(x.dtype)
+
+
+def _dilated(x, kernel, axes, precision):
+    """[B, H, W, C], [kh, kw, C, D] -> [B, H', W', D]: sum of the taps where they meet the image."""
+    (height, rows), (width, columns) = axes
+    total = jnp.zeros((x.shape[0], height, width, kernel.shape[3]), jnp.float32)
+    for i, (y, top, bottom) in enumerate(rows):
+        for j, (z, left, right) in enumerate(columns):
+            if top < bottom and left < right:
+                product = lax.dot_general(
+                    x[:, top + y : bottom + y, left + z : right + z], kernel[i, j],
+                    (((3,), (0,)), ((), ())),
+                    precision=precision, preferred_element_type=jnp.float32,
+                )
+                margins = (top, height - bottom), (left, width - right)
+                total += jnp.pad(product, ((0, 0), *margins, (0, 0)))
+    return total.astype(x.dtype)
+
+
+def _axis(length, taps, pads, dilation):
+    """Outputs along an axis, and per tap its offset and the outputs [start, stop) it has inside."""
+    outputs = length + sum(pads) - (taps - 1) * dilation
+    offsets = [tap * dilation - pads[0] for tap in range(taps)]
+    return outputs, [(o, max(0, -o), min(outputs, length - o)) for o in offsets]
+
+
+def _share_inside(axes):
+    """Of all pairs of an output and a tap, the share that meets a pixel of the image."""
+    inside = [sum(max(0, stop - start) for _, start, stop in taps) for _, taps in axes]
+    return math.prod(n / (len(taps) * m) for n, (m, taps) in zip(inside, axes, strict=True))
 
 
 def _depthwise(x, kernel, strides, padding, dilation):
