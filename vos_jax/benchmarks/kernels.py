@@ -14,6 +14,7 @@ from vos_jax.ops.convolution import conv_general_dilated
 from vos_jax.ops.matching import global_matching, local_matching
 from vos_jax.ops.memory_read import memory_read
 from vos_jax.ops.resize import resize_bilinear
+from vos_jax.ops.resized_convolution import convolve_resized
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -72,19 +73,19 @@ def read_cases(frames: int, options: argparse.Namespace) -> list[Case]:
 
 
 def _convolution_cases(h, w, features):
-    def with_kernel(size, inputs):
-        kernel = np.random.default_rng(2).normal(size=(size, size, inputs, features))
-        return (*images(h, w, features), jnp.asarray(kernel, jnp.float32))
-
+    """Depthwise and 1x1 at stride 4, the widest branch of ResNet's ASPP at stride 16."""
     cases = []
-    for title, size, groups in (("depthwise 7x7", 7, features), ("1x1", 1, 1)):
-        title = f"{title}, {features} channels"
-        library = f"{title}, library"
+    for title, shape, side, rate, groups in (
+        (f"depthwise 7x7, {features} channels", (h, w, features), 7, 1, features),
+        (f"1x1, {features} channels", (h, w, features), 1, 1, 1),
+        ("3x3, 2048 channels, rate 18", (-(-h // 4), -(-w // 4), 2048), 3, 18, 1),
+    ):
         options = dict(
             window_strides=(1, 1), padding="SAME", dimension_numbers=LAYOUT,
-            feature_group_count=groups,
+            rhs_dilation=(rate, rate), feature_group_count=groups,
         )  # fmt: skip
-        arguments = partial(with_kernel, size, features // groups)
+        arguments = partial(_map_and_kernel, shape, side, shape[-1] // groups, features)
+        library = f"{title}, library"
         cases += [
             Case(library, partial(lax.conv_general_dilated, **options), arguments),
             Case(title, partial(conv_general_dilated, **options), arguments, library),
@@ -92,15 +93,31 @@ def _convolution_cases(h, w, features):
     return cases
 
 
+def _map_and_kernel(shape, side, inputs, features):
+    kernel = np.random.default_rng(2).normal(size=(side, side, inputs, features))
+    return (*images(*shape), jnp.asarray(kernel, jnp.float32))
+
+
 def _resize_cases(h, w, features):
+    """Enlarging of logits and features, and of a decoder's map that is convolved next."""
+
     def logits():
         return (jnp.moveaxis(images(h, w, 4)[0], -1, 1),)
 
+    def enlarge_and_convolve(x, kernel):
+        return conv_general_dilated(
+            resize_bilinear(x, (h, w)), kernel, (1, 1), "SAME", dimension_numbers=LAYOUT
+        )
+
     half = partial(images, (h + 1) // 2, (w + 1) // 2, features)
+    quarter = partial(_map_and_kernel, (-(-h // 4), -(-w // 4), features), 3, features, features)
     quadruple = partial(resize_bilinear, size=(4 * h, 4 * w), axes=(2, 3))
+    plain = f"upsample {features} channels x4, then 3x3"
     return [
         Case("upsample logits x4", quadruple, logits),
         Case(f"upsample {features} channels x2", partial(resize_bilinear, size=(h, w)), half),
+        Case(plain, enlarge_and_convolve, quarter),
+        Case(f"{plain}, in one", partial(convolve_resized, size=(h, w)), quarter, plain),
     ]
 
 
