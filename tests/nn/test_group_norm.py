@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vos_jax.nn.fpn import FPN
+from vos_jax.nn.gated import gated
 from vos_jax.nn.group_norm import ConvGroupNorm, group_norm
 
 
@@ -34,6 +35,21 @@ def test_output_has_every_strides_th_pixel(fields, shape):
     found = jax.eval_shape(module.init_with_output, jax.random.key(0), jnp.zeros((2, 5, 7, 6)))
     assert found[0].shape == (2, *shape, 6)
     assert ("bias" in found[1]["params"]["conv"]) == fields.get("use_bias", False)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"strides": 2, "use_bias": True}, {"kernel": 3}, {"depthwise": True}],
+)
+def test_gate_equals_a_gated_input(fields):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 5, 7, 6)), jnp.float32)
+    gate = jnp.asarray(rng.uniform(0, 2, (2, 6)), jnp.float32)
+    module = ConvGroupNorm(6, groups=2, **fields)
+    variables = module.init(jax.random.key(0), x)
+    np.testing.assert_allclose(
+        module.apply(variables, x, gate), module.apply(variables, gated(x, gate)), atol=1e-5
+    )
 
 
 def test_pyramid_passes_the_coarse_map_down_unsmoothed():

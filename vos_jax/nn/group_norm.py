@@ -51,7 +51,7 @@ class ConvGroupNorm(nn.Module):
 
     def _convolve(self, x: jax.Array, gate: jax.Array | None) -> jax.Array:
         convolve = conv_general_dilated
-        if gate is not None and self.kernel == 1:
+        if gate is not None and self.kernel == 1 and not self.depthwise:
             convolve = partial(convolve_gated, gate=gate)
         elif gate is not None:
             x = gated(x, gate)
