@@ -86,6 +86,11 @@ def test_widely_dilated_equals_the_library(padding, dilation):
     )
 
 
+def test_widely_dilated_without_room_for_the_kernel_is_empty():
+    ours, _ = both(window_strides=(1, 1), padding="VALID", rhs_dilation=(9, 9))
+    assert ours(values(1, 7, 8, 5), values(3, 3, 5, 4)).size == 0
+
+
 def test_cpu_program_multiplies_only_the_taps_that_meet_the_image():
     ours, _ = both(window_strides=(1, 1), padding="SAME", rhs_dilation=(9, 9))
     x, kernel = values(1, 7, 8, 5), values(3, 3, 5, 4, seed=1)

@@ -74,7 +74,7 @@ def conv_general_dilated(
         quick = partial(_pointwise, strides=strides, precision=precision)
     elif feature_group_count == 1 and strides == (1, 1) and min(dilation) > 1:
         axes = list(map(_axis, lhs.shape[1:3], kernel, padding, dilation))
-        if _share_inside(axes) > INSIDE:
+        if min(outputs for outputs, _ in axes) < 1 or _share_inside(axes) > INSIDE:
             return library(lhs, rhs)
         quick = partial(_dilated, axes=axes, precision=precision)
     else:
