@@ -80,7 +80,7 @@ class GatedASPP(nn.Module):
 
 
 class Merge(ConvGroupNorm):
-    """ConvGroupNorm of a coarse map, enlarged, and a fine one side by side."""
+    """ConvGroupNorm of a pair (coarse, fine): the coarse map enlarged, the fine one beside it."""
 
     kernel: int = 3
 

@@ -51,7 +51,7 @@ class MultiGridResNet(ResNet):
 
 
 class Merge(ConvNorm):
-    """ConvNorm of a coarse map, enlarged, and a fine one side by side."""
+    """ConvNorm of a pair (coarse, fine): the coarse map enlarged, the fine one beside it."""
 
     kernel: int = 3
 
