@@ -18,11 +18,11 @@ demo: .venv/.runtime  ## train FEELVOS on embedded synthetic clips, evaluate it,
 	$(BIN)/python -m vos_jax.main --config configs/feelvos.py --workdir $(WORKDIR)
 
 test: .venv/.dev  ## lint, then the whole suite
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
 lint: .venv/.dev
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 clean:
 	rm -rf .venv runs

@@ -99,8 +99,10 @@ def test_parts_of_a_full_size_frame_give_what_their_stage_gives(system, monkeypa
         keys, values = (x.shape for x in found["memory encoder"])
         bank = found["memorize"].bank
         assert (keys[:2], keys[-1], values[-1]) == (
-            bank.keys.shape[:2], bank.keys.shape[-1], bank.values.shape[-1]
-        )  # fmt: skip
+            bank.keys.shape[:2],
+            bank.keys.shape[-1],
+            bank.values.shape[-1],
+        )
     else:
         batch, labels, *size = logits
         assert [x.shape for x in found["ensembler"]] == [(batch * labels, *size)] * 2

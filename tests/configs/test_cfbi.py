@@ -43,10 +43,16 @@ def test_every_preset_names_fields_that_exist(system, preset):
     assert build_inference_model(config).windows == config.model.windows
     data = config.data
     made = Examples(
-        [Source("s", synthetic_videos("train", 1))], **data.clip, crop=data.crop, scale=data.scale,
-        groups=data.groups, balance=data.balance, interpolation=data.interpolation,
-        max_objects=data.max_objects, seed=0,
-    )  # fmt: skip
+        [Source("s", synthetic_videos("train", 1))],
+        **data.clip,
+        crop=data.crop,
+        scale=data.scale,
+        groups=data.groups,
+        balance=data.balance,
+        interpolation=data.interpolation,
+        max_objects=data.max_objects,
+        seed=0,
+    )
     assert all(side % 16 == 1 for side in made.crop)
     assert sorted(sum(data.groups, ())) == list(range(made.frames))
     assert config.train.truth_steps == config.loss.mining_steps == config.train.steps // 2
@@ -177,7 +183,7 @@ def test_a_converted_mobilenet_becomes_the_backbone(system, tmp_path, monkeypatc
             np.testing.assert_array_equal,
             backbone,
             {name: loaded[collection][name] for name in backbone},
-        )  # fmt: skip
+        )
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

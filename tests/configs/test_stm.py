@@ -33,9 +33,16 @@ def test_every_preset_names_fields_that_exist(preset):
     pretrain = {k: v for k, v in config.data.pretrain.items() if k != "steps"}
     for data in (config.data, type(config)({**config.data, **pretrain})):
         made = Examples(
-            videos, **data.clip, crop=data.crop, scale=data.scale, groups=data.groups,
-            warp=data.warp, paste=data.paste, max_objects=data.max_objects, seed=0,
-        )  # fmt: skip
+            videos,
+            **data.clip,
+            crop=data.crop,
+            scale=data.scale,
+            groups=data.groups,
+            warp=data.warp,
+            paste=data.paste,
+            max_objects=data.max_objects,
+            seed=0,
+        )
         assert made.gap_limit(10**9) == data.clip.get("max_gap", 1)
 
 

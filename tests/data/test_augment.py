@@ -248,9 +248,15 @@ def test_cubic_crops_are_those_of_the_whole_picture_resized_by_opencv():
     masks = rng.integers(0, 4, (2, 40, 50), np.uint8)
     for seed in range(4):
         out, labels = augment(
-            frames, masks, np.random.default_rng(seed), crop=(33, 33), scale=(1.0, 1.3), flip=0.0,
-            groups=((0, 1),), interpolation="cubic",
-        )  # fmt: skip
+            frames,
+            masks,
+            np.random.default_rng(seed),
+            crop=(33, 33),
+            scale=(1.0, 1.3),
+            flip=0.0,
+            groups=((0, 1),),
+            interpolation="cubic",
+        )
         where = random_crop(np.random.default_rng(seed), (40, 50), (33, 33), (1.0, 1.3), 0.0)
         place = np.s_[where.top : where.top + 33, where.left : where.left + 33]
         for t in range(2):
@@ -276,9 +282,15 @@ def test_the_balanced_crop_is_drawn_until_the_reference_shows_an_object(tries):
 
     def shown(seed, **options):
         _, labels = augment(
-            frames, masks, np.random.default_rng(seed), crop=(80, 80), scale=(1.0, 1.0), flip=0.0,
-            groups=((0, 1),), **options,
-        )  # fmt: skip
+            frames,
+            masks,
+            np.random.default_rng(seed),
+            crop=(80, 80),
+            scale=(1.0, 1.0),
+            flip=0.0,
+            groups=((0, 1),),
+            **options,
+        )
         np.testing.assert_array_equal(labels[0], labels[1])  # one window for all frames
         return (labels[0] == 7).sum() > 100
 

@@ -143,12 +143,23 @@ def test_a_still_image_makes_a_clip_with_motion():
     picture = np.random.default_rng(0).integers(0, 255, (60, 80, 3)).astype(np.uint8)
     given = np.ones((1, 1), bool)
     image = Video(
-        "im", "images", ["im"], ["im.png"], lambda t: picture, lambda t: labels,
+        "im",
+        "images",
+        ["im"],
+        ["im.png"],
+        lambda t: picture,
+        lambda t: labels,
         lambda: Objects(np.array([1]), given, ~given, None, labels.shape),
-    )  # fmt: skip
+    )
     made = Examples(
-        [Source("s", [image])], seed=0, frames=3, crop=CROP, groups=((0, 1, 2),), max_objects=1,
-        choose="still", warp={"rotate": 20.0, "zoom": (0.8, 1.2)},
-    ).example(0)  # fmt: skip
+        [Source("s", [image])],
+        seed=0,
+        frames=3,
+        crop=CROP,
+        groups=((0, 1, 2),),
+        max_objects=1,
+        choose="still",
+        warp={"rotate": 20.0, "zoom": (0.8, 1.2)},
+    ).example(0)
     assert (made["masks"][0] != made["masks"][1]).any()
     assert (made["masks"] == 1).any(axis=(1, 2)).all()

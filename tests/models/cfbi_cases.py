@@ -27,8 +27,7 @@ _LAYERS = [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3)]
 HEAD = {
     "cfbi": _SHARED
     | {f"layer{i}": f"stage{s}_layer{n}" for i, (s, n) in enumerate(_LAYERS, start=1)},
-    "cfbiplus": _SHARED
-    | {f"S{s}_layer{n}": f"stage{s}_layer{n}" for s, n in _LAYERS},
+    "cfbiplus": _SHARED | {f"S{s}_layer{n}": f"stage{s}_layer{n}" for s, n in _LAYERS},
 }
 # name in the fixtures -> our module whose gated input it is
 GATED = {

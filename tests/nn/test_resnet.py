@@ -91,9 +91,12 @@ def test_extra_planes_are_added_before_the_first_norm_and_share_the_frame():
     (expected,) = model.apply(variables, inputs)
     kernel = variables["params"]["conv1"]["kernel"]
     extra = jax.lax.conv_general_dilated(
-        jnp.asarray(planes, jnp.float32), kernel[:, :, 3:], (2, 2), [(3, 3), (3, 3)],
+        jnp.asarray(planes, jnp.float32),
+        kernel[:, :, 3:],
+        (2, 2),
+        [(3, 3), (3, 3)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )  # fmt: skip
+    )
     variables["params"]["conv1"] = {"kernel": kernel[:, :, :3]}
     (found,) = model.apply(variables, jnp.asarray(frames), extra=extra)
     np.testing.assert_allclose(found, expected, atol=1e-4)

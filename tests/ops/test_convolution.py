@@ -28,9 +28,7 @@ def assert_same_values_and_gradients(x, kernel, **options):
     expected = library(x, kernel)
     np.testing.assert_allclose(ours(x, kernel), expected, atol=1e-5 * np.abs(expected).max())
     g = values(*expected.shape, seed=3)
-    for a, b in zip(
-        jax.vjp(ours, x, kernel)[1](g), jax.vjp(library, x, kernel)[1](g), strict=True
-    ):
+    for a, b in zip(jax.vjp(ours, x, kernel)[1](g), jax.vjp(library, x, kernel)[1](g), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * max(np.abs(b).max(), 1))
 
 
@@ -47,31 +45,50 @@ def assert_same_values_and_gradients(x, kernel, **options):
 )
 def test_depthwise_equals_the_library_with_same_padding(kernel, strides, dilation):
     assert_same_values_and_gradients(
-        values(2, 11, 13, 6), values(*kernel, 1, 6, seed=1), window_strides=strides,
-        padding="SAME", rhs_dilation=dilation, feature_group_count=6,
+        values(2, 11, 13, 6),
+        values(*kernel, 1, 6, seed=1),
+        window_strides=strides,
+        padding="SAME",
+        rhs_dilation=dilation,
+        feature_group_count=6,
     )
 
 
 @pytest.mark.parametrize(
     "padding, strides",
-    [("VALID", (2, 2)), ("SAME_LOWER", (2, 2)), (((1, 1), (0, 3)), (1, 1)),
-     (((1, 1),) * 2, (2, 2))],
+    [
+        ("VALID", (2, 2)),
+        ("SAME_LOWER", (2, 2)),
+        (((1, 1), (0, 3)), (1, 1)),
+        (((1, 1),) * 2, (2, 2)),
+    ],
 )
 def test_depthwise_equals_the_library_with_explicit_padding(padding, strides):
     assert_same_values_and_gradients(
-        values(2, 10, 9, 5), values(3, 3, 1, 5, seed=1), window_strides=strides,
-        padding=padding, feature_group_count=5,
+        values(2, 10, 9, 5),
+        values(3, 3, 1, 5, seed=1),
+        window_strides=strides,
+        padding=padding,
+        feature_group_count=5,
     )
 
 
 @pytest.mark.parametrize(
     "padding, strides",
-    [("SAME", (1, 1)), ("SAME", (2, 3)), ("VALID", (2, 2)), (((0, 0),) * 2, (2, 2)),
-     (((1, 1),) * 2, (2, 2))],
+    [
+        ("SAME", (1, 1)),
+        ("SAME", (2, 3)),
+        ("VALID", (2, 2)),
+        (((0, 0),) * 2, (2, 2)),
+        (((1, 1),) * 2, (2, 2)),
+    ],
 )
 def test_pointwise_equals_the_library(padding, strides):
     assert_same_values_and_gradients(
-        values(2, 7, 8, 5), values(1, 1, 5, 3, seed=1), window_strides=strides, padding=padding,
+        values(2, 7, 8, 5),
+        values(1, 1, 5, 3, seed=1),
+        window_strides=strides,
+        padding=padding,
     )
 
 
@@ -81,7 +98,10 @@ def test_pointwise_equals_the_library(padding, strides):
 )
 def test_widely_dilated_equals_the_library(padding, dilation):
     assert_same_values_and_gradients(
-        values(2, 7, 8, 5), values(3, 3, 5, 4, seed=1), window_strides=(1, 1), padding=padding,
+        values(2, 7, 8, 5),
+        values(3, 3, 5, 4, seed=1),
+        window_strides=(1, 1),
+        padding=padding,
         rhs_dilation=dilation,
     )
 
@@ -106,16 +126,27 @@ def test_dense_grouped_and_other_layouts_go_to_the_library():
     x, kernel = values(1, 6, 7, 4), values(3, 3, 4, 4, seed=1)
     assert_same_values_and_gradients(x, kernel, window_strides=(1, 1), padding="SAME")
     assert_same_values_and_gradients(
-        x, values(3, 3, 2, 6, seed=1), window_strides=(1, 1), padding="SAME",
+        x,
+        values(3, 3, 2, 6, seed=1),
+        window_strides=(1, 1),
+        padding="SAME",
         feature_group_count=2,
     )
     assert_same_values_and_gradients(
-        jnp.moveaxis(x, -1, 1), values(4, 1, 3, 3), window_strides=(1, 1), padding="SAME",
-        feature_group_count=4, dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        jnp.moveaxis(x, -1, 1),
+        values(4, 1, 3, 3),
+        window_strides=(1, 1),
+        padding="SAME",
+        feature_group_count=4,
+        dimension_numbers=("NCHW", "OIHW", "NCHW"),
     )
     assert_same_values_and_gradients(
-        x, values(3, 3, 1, 4, seed=1), window_strides=(1, 1), padding=((2, 2), (2, 2)),
-        lhs_dilation=(2, 2), feature_group_count=4,
+        x,
+        values(3, 3, 1, 4, seed=1),
+        window_strides=(1, 1),
+        padding=((2, 2), (2, 2)),
+        lhs_dilation=(2, 2),
+        feature_group_count=4,
     )
 
 

@@ -121,9 +121,7 @@ def test_a_label_without_a_valid_channel_counts_as_ignored():
     logits, labels = video()
     valid = jnp.asarray([[True, True, False]] * 2)
     loss = bootstrapped_cross_entropy(logits, labels, 0, valid=valid)
-    without = bootstrapped_cross_entropy(
-        logits[:, :2], jnp.where(labels == 2, 255, labels), 0
-    )
+    without = bootstrapped_cross_entropy(logits[:, :2], jnp.where(labels == 2, 255, labels), 0)
     np.testing.assert_allclose(loss, without, rtol=1e-6)
 
 

@@ -24,7 +24,10 @@ def pixels(embedding):
 
 def golden_global(query, reference, labels, num_labels, **options):
     return global_matching(
-        GOLDEN[query][None], pixels(GOLDEN[reference]), GOLDEN[labels].reshape(1, -1), num_labels,
+        GOLDEN[query][None],
+        pixels(GOLDEN[reference]),
+        GOLDEN[labels].reshape(1, -1),
+        num_labels,
         **options,
     )[0]
 
@@ -163,7 +166,9 @@ def test_blocked_global_matching_equals_dense_with_ties(k, block, monkeypatch):
     assert_equal_with_gradients(
         lambda q, r: global_matching(q, r, labels, 4, k=k, block=block),
         dense_global(query, reference, labels, 4, k),
-        query, reference, tolerance=0.0 if k == 1 else 1e-6,
+        query,
+        reference,
+        tolerance=0.0 if k == 1 else 1e-6,
     )
 
 
@@ -174,7 +179,8 @@ def test_tiled_local_matching_equals_dense_with_ties(size, window):
     assert_equal_with_gradients(
         lambda q, p: local_matching(q, p, labels, 4, window),
         dense_local(query, previous, labels, 4, window),
-        query, previous,
+        query,
+        previous,
     )
 
 

@@ -18,9 +18,13 @@ def values(*shape, seed=0):
 
 def resize_then_convolve(x, kernel, size, method):
     return lax.conv_general_dilated(
-        RESIZE[method](x, size), kernel, (1, 1), "SAME",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest",
-    )  # fmt: skip
+        RESIZE[method](x, size),
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision="highest",
+    )
 
 
 @pytest.mark.parametrize("method", RESIZE)

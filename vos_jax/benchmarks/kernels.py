@@ -35,15 +35,23 @@ def kernel_cases(options: argparse.Namespace) -> list[Case]:
     product = "matrix product"
     cases = [Case(product, bare_product, partial(images, h, w, channels, channels))]
     for n in (1, 3, 10):
-        cases.append(Case(
-            f"global, {n} label{'s' * (n > 1)}", partial(match_all, num_labels=n),
-            partial(embeddings, n), product,
-        ))  # fmt: skip
+        cases.append(
+            Case(
+                f"global, {n} label{'s' * (n > 1)}",
+                partial(match_all, num_labels=n),
+                partial(embeddings, n),
+                product,
+            )
+        )
     for n in (3, 10):
-        cases.append(Case(
-            f"local K=15, {n} labels", partial(local_matching, num_labels=n, window=15),
-            partial(embeddings, n), product,
-        ))  # fmt: skip
+        cases.append(
+            Case(
+                f"local K=15, {n} labels",
+                partial(local_matching, num_labels=n, window=15),
+                partial(embeddings, n),
+                product,
+            )
+        )
     for frames in (5, 10, 20):
         cases += read_cases(frames, options)
     return cases + _convolution_cases(h, w, features) + _resize_cases(h, w, features)
@@ -81,9 +89,12 @@ def _convolution_cases(h, w, features):
         ("3x3, 2048 channels, rate 18", (-(-h // 4), -(-w // 4), 2048), 3, 18, 1),
     ):
         options = dict(
-            window_strides=(1, 1), padding="SAME", dimension_numbers=LAYOUT,
-            rhs_dilation=(rate, rate), feature_group_count=groups,
-        )  # fmt: skip
+            window_strides=(1, 1),
+            padding="SAME",
+            dimension_numbers=LAYOUT,
+            rhs_dilation=(rate, rate),
+            feature_group_count=groups,
+        )
         arguments = partial(_map_and_kernel, shape, side, shape[-1] // groups, features)
         library = f"{title}, library"
         cases += [

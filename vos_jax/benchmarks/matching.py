@@ -44,9 +44,12 @@ def _cfbi_cases(grid):
 def _cfbi_plus_cases(grid):
     """Strides 4, 8 and 16 with their own channels, windows and gaps."""
     scales = zip(
-        CFBIPlus.matching_dims, CFBIPlus.windows, CFBIPlus.global_rates, CFBIPlus.local_rates,
+        CFBIPlus.matching_dims,
+        CFBIPlus.windows,
+        CFBIPlus.global_rates,
+        CFBIPlus.local_rates,
         strict=True,
-    )  # fmt: skip
+    )
     cases = []
     for scale, (channels, windows, global_rate, local_rate) in enumerate(scales):
         size = tuple(-(-n // 2**scale) for n in grid)

@@ -138,11 +138,16 @@ def case_table(cases: Sequence[Case], results: dict[str, Measurement]) -> str:
         result = results[case.name]
         other = results.get(case.baseline)
         bounded = other and case.at_most is not None
-        rows.append((
-            case.name, f"{result.compile:.2f}", f"{1e3 * result.median:.1f}",
-            f"{result.median / other.median:.2f}" if other else "",
-            f"{case.at_most:.2f}" if bounded else "", case.baseline if other else "",
-            f"{result.temp / 1e6:.1f}",
-            "" if result.peak is None else f"{result.peak / 1e6:.1f}",
-        ))  # fmt: skip
+        rows.append(
+            (
+                case.name,
+                f"{result.compile:.2f}",
+                f"{1e3 * result.median:.1f}",
+                f"{result.median / other.median:.2f}" if other else "",
+                f"{case.at_most:.2f}" if bounded else "",
+                case.baseline if other else "",
+                f"{result.temp / 1e6:.1f}",
+                "" if result.peak is None else f"{result.peak / 1e6:.1f}",
+            )
+        )
     return table(rows, left=(0, 5))

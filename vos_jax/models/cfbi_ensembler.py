@@ -71,9 +71,13 @@ class GatedASPP(nn.Module):
             branches.append(conv(x, GCT(name=f"gct{i}")(x)))
         pooled = jnp.mean(x, axis=(1, 2), keepdims=True, dtype=jnp.float32).astype(x.dtype)
         pooled = nn.Conv(
-            self.features // 2, (1, 1), use_bias=False, dtype=self.dtype,
-            conv_general_dilated=conv_general_dilated, name="pooling",
-        )(pooled)  # fmt: skip
+            self.features // 2,
+            (1, 1),
+            use_bias=False,
+            dtype=self.dtype,
+            conv_general_dilated=conv_general_dilated,
+            name="pooling",
+        )(pooled)
         branches.append(jnp.broadcast_to(nn.relu(pooled), branches[0].shape))
         x = jnp.concatenate(branches, axis=-1)
         return ConvGroupNorm(self.features, **shared, name="projection")(x, GCT(name="gct")(x))
@@ -138,9 +142,12 @@ class Ensembler(nn.Module):
         low_level = jnp.repeat(low_level, skip.shape[0] // low_level.shape[0], axis=0)
         skip = jnp.concatenate([low_level.astype(skip.dtype), skip], axis=-1)
         skip = ConvGroupNorm(
-            self.width // 4, groups=self.groups // 2, activation=nn.relu, dtype=self.dtype,
+            self.width // 4,
+            groups=self.groups // 2,
+            activation=nn.relu,
+            dtype=self.dtype,
             name="skip_conv",
-        )(skip, GCT(name="skip_gct")(skip))  # fmt: skip
+        )(skip, GCT(name="skip_gct")(skip))
         split = x.shape[-1]
         factors = VectorGate(split + skip.shape[-1], name="gate1")(guidance)
         x, skip = gated(x, factors[:, :split]), gated(skip, factors[:, split:])

@@ -156,9 +156,12 @@ class SharedConv(nn.Module):
 
         def conv(x, kernel):
             return lax.conv_general_dilated(
-                x.astype(self.dtype), kernel, (1, 1), "SAME",
+                x.astype(self.dtype),
+                kernel,
+                (1, 1),
+                "SAME",
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )  # fmt: skip
+            )
 
         shared = conv(value, kernel[:, :, channels:]) + bias
         own = conv(read.reshape(-1, *read.shape[2:]), kernel[:, :, :channels])

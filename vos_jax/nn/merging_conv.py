@@ -36,7 +36,10 @@ class MergingConv(nn.Module):
         coarse, fine = coarse.astype(self.dtype), fine.astype(self.dtype)
         y = convolve_resized(coarse, kernel[:, :, :split], fine.shape[1:3], self.resize)
         y += conv_general_dilated(
-            fine, kernel[:, :, split:], (1, 1), ((self.kernel // 2,) * 2,) * 2,
+            fine,
+            kernel[:, :, split:],
+            (1, 1),
+            ((self.kernel // 2,) * 2,) * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        )
         return y.astype(self.dtype)

@@ -108,9 +108,15 @@ class ResNet(nn.Module):
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
         x = nn.Conv(
-            stem_features(self.width), (7, 7), strides=2, padding=3, use_bias=False,
-            kernel_init=_kernel_init, dtype=self.dtype, name="conv1",
-        )(x)  # fmt: skip
+            stem_features(self.width),
+            (7, 7),
+            strides=2,
+            padding=3,
+            use_bias=False,
+            kernel_init=_kernel_init,
+            dtype=self.dtype,
+            name="conv1",
+        )(x)
         if extra is not None:
             x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
         shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)

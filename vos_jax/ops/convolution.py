@@ -44,10 +44,16 @@ def conv_general_dilated(
     layout goes to the library. They accumulate in float32 also for bfloat16 inputs.
     """
     library = partial(
-        lax.conv_general_dilated, window_strides=window_strides, padding=padding,
-        lhs_dilation=lhs_dilation, rhs_dilation=rhs_dilation, dimension_numbers=dimension_numbers,
-        feature_group_count=feature_group_count, batch_group_count=batch_group_count,
-        precision=precision, preferred_element_type=preferred_element_type,
+        lax.conv_general_dilated,
+        window_strides=window_strides,
+        padding=padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        batch_group_count=batch_group_count,
+        precision=precision,
+        preferred_element_type=preferred_element_type,
     )
     plain = (
         lhs.ndim == 4
@@ -93,8 +99,11 @@ def convolve_gated(
     x = lhs[:, :: window_strides[0], :: window_strides[1]]
     kernels = (gate[:, :, None] * rhs[0, 0].astype(jnp.float32)).astype(x.dtype)
     y = lax.dot_general(
-        x.reshape(x.shape[0], -1, x.shape[3]), kernels, (((2,), (1,)), ((0,), (0,))),
-        precision=options.get("precision"), preferred_element_type=jnp.float32,
+        x.reshape(x.shape[0], -1, x.shape[3]),
+        kernels,
+        (((2,), (1,)), ((0,), (0,))),
+        precision=options.get("precision"),
+        preferred_element_type=jnp.float32,
     )
     return y.reshape(*x.shape[:3], -1).astype(x.dtype)
 
@@ -103,8 +112,11 @@ def _pointwise(x, kernel, strides, precision):
     """[B, H, W, C], [1, 1, C, D] -> [B, ceil(H / s), ceil(W / s), D]."""
     x = x[:, :: strides[0], :: strides[1]]
     y = lax.dot_general(
-        x, kernel[0, 0], (((3,), (0,)), ((), ())),
-        precision=precision, preferred_element_type=jnp.float32,
+        x,
+        kernel[0, 0],
+        (((3,), (0,)), ((), ())),
+        precision=precision,
+        preferred_element_type=jnp.float32,
     )
     return y.astype(x.dtype)
 
@@ -117,9 +129,11 @@ def _dilated(x, kernel, axes, precision):
         for j, (z, left, right) in enumerate(columns):
             if top < bottom and left < right:
                 product = lax.dot_general(
-                    x[:, top + y : bottom + y, left + z : right + z], kernel[i, j],
+                    x[:, top + y : bottom + y, left + z : right + z],
+                    kernel[i, j],
                     (((3,), (0,)), ((), ())),
-                    precision=precision, preferred_element_type=jnp.float32,
+                    precision=precision,
+                    preferred_element_type=jnp.float32,
                 )
                 margins = (top, height - bottom), (left, width - right)
                 total += jnp.pad(product, ((0, 0), *margins, (0, 0)))
@@ -154,9 +168,14 @@ def _tap_sum(x, kernel, strides, dilation):
         for j in range(kernel.shape[1]):
             y, z = i * dilation[0], j * dilation[1]
             tap = lax.slice(
-                x, (0, y, z, 0),
-                (x.shape[0], y + (height - 1) * strides[0] + 1, z + (width - 1) * strides[1] + 1,
-                 x.shape[3]),
+                x,
+                (0, y, z, 0),
+                (
+                    x.shape[0],
+                    y + (height - 1) * strides[0] + 1,
+                    z + (width - 1) * strides[1] + 1,
+                    x.shape[3],
+                ),
                 (1, *strides, 1),
             )
             total += tap.astype(jnp.float32) * kernel[i, j].astype(jnp.float32)
@@ -211,6 +230,5 @@ def _kernel_gradient(g, x, shape, strides, dilation):
 def _output_size(x, kernel, strides, dilation):
     """Height and width of the output of a convolution without padding."""
     return tuple(
-        (x.shape[a + 1] - (kernel.shape[a] - 1) * dilation[a] - 1) // strides[a] + 1
-        for a in (0, 1)
+        (x.shape[a + 1] - (kernel.shape[a] - 1) * dilation[a] - 1) // strides[a] + 1 for a in (0, 1)
     )

@@ -61,8 +61,13 @@ def _global_search(query, reference, labels, count, num_labels, k, block, precis
         )
 
     nearest, slot = lax.platform_dependent(
-        query, blocks, norms, owner, used,
-        cpu=partial(search, chunk=CPU_QUERIES), default=partial(search, chunk=DEVICE_QUERIES),
+        query,
+        blocks,
+        norms,
+        owner,
+        used,
+        cpu=partial(search, chunk=CPU_QUERIES),
+        default=partial(search, chunk=DEVICE_QUERIES),
     )
     distances = jnp.where(nearest[:, :, 0] < ABSENT / 2, _mean_of_nearest(nearest), ABSENT)
     if not winners:
@@ -99,9 +104,7 @@ def _label_blocks(labels, num_labels, block):
     return jnp.where(valid, source, -1), owner, jnp.max(last_block[:, -1])
 
 
-def _search_blocks(
-    query, blocks, norms, owner, used, num_labels, k, chunk, precision, winners
-):
+def _search_blocks(query, blocks, norms, owner, used, num_labels, k, chunk, precision, winners):
     """The k smallest distances of each label, [B, L, k, Q] ascending, and their slots."""
     batch, queries, channels = query.shape
     steps = -(-queries // max(chunk // batch, 1))

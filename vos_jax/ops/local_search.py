@@ -33,8 +33,10 @@ def _local_backward(num_labels, window, precision, saved, cotangent):
     batch, h, w, channels = query.shape
     flat = (batch, h * w, channels)
     dquery, dprevious = winner_gradient(
-        query.reshape(flat), previous.reshape(flat),
-        index.reshape(batch, num_labels, 1, h * w), cotangent.reshape(batch, num_labels, h * w),
+        query.reshape(flat),
+        previous.reshape(flat),
+        index.reshape(batch, num_labels, 1, h * w),
+        cotangent.reshape(batch, num_labels, h * w),
     )
     return dquery.reshape(query.shape), dprevious.reshape(query.shape), None
 
@@ -48,8 +50,11 @@ def _local_search(query, previous, labels, num_labels, window, precision, winner
         _search_tiles, num_labels=num_labels, window=window, precision=precision, winners=winners
     )
     nearest, index = lax.platform_dependent(
-        query, previous, labels,
-        cpu=partial(search, tiles=None), default=partial(search, tiles=DEVICE_TILES),
+        query,
+        previous,
+        labels,
+        cpu=partial(search, tiles=None),
+        default=partial(search, tiles=DEVICE_TILES),
     )
     distances = nearest + squared_norm(query)[:, None]
     return jnp.where(nearest < ABSENT / 2, distances, ABSENT), index

@@ -63,8 +63,14 @@ def global_matching(
         count = reference.shape[1]
     block = max(min(block, reference.shape[1]), k)
     distances = search_global(
-        query.reshape(batch, h * w, channels), reference, reference_labels.astype(jnp.int32),
-        jnp.asarray(count, jnp.int32), num_labels, k, block, precision,
+        query.reshape(batch, h * w, channels),
+        reference,
+        reference_labels.astype(jnp.int32),
+        jnp.asarray(count, jnp.int32),
+        num_labels,
+        k,
+        block,
+        precision,
     )
     return jnp.moveaxis(distances, 1, 2).reshape(batch, h, w, num_labels)
 
@@ -106,7 +112,11 @@ def local_matching(
             f"{window}"
         )
     distances = search_local(
-        query, previous, previous_labels.astype(jnp.int32), num_labels, window,
+        query,
+        previous,
+        previous_labels.astype(jnp.int32),
+        num_labels,
+        window,
         precision,
     )
     return jnp.moveaxis(distances, 1, -1)
@@ -165,8 +175,10 @@ def sample_references(
 
 
 def _check_global(query, reference, labels, num_labels, k):
-    if query.ndim != 4 or reference.ndim != 3 or (
-        (query.shape[0], query.shape[3]) != (reference.shape[0], reference.shape[2])
+    if (
+        query.ndim != 4
+        or reference.ndim != 3
+        or ((query.shape[0], query.shape[3]) != (reference.shape[0], reference.shape[2]))
     ):
         raise ValueError(
             "global_matching: expected query [B, h, w, C] and reference [B, P, C], found "

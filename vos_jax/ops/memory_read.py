@@ -148,9 +148,12 @@ def _read(query, keys, values, valid, scale, top_k, precision, mesh, axis):
 
 def _forward(query, keys, values, valid, scale, top_k, precision, mesh, axis):
     loop = partial(
-        _forward_loop, scale=scale, top_k=_at_most(top_k, keys), precision=precision,
+        _forward_loop,
+        scale=scale,
+        top_k=_at_most(top_k, keys),
+        precision=precision,
         axis=axis if mesh is not None else None,
-    )  # fmt: skip
+    )
     if mesh is not None:
         copied, split = PartitionSpec(), PartitionSpec(None, None, axis)
         loop = _over_devices(loop, mesh, axis, (copied, split, split, split), (copied,) * 3)
@@ -218,9 +221,12 @@ def _forward_loop(query, keys, values, valid, scale, top_k, precision, axis):
         weight = _weights(score, valid, t, higher, threshold)
         fade = jnp.exp(shift - higher)
         seen = jnp.einsum(
-            "bnpq,bnpd->bnqd", weight.astype(values.dtype), _frame(values, t),
-            precision=precision, preferred_element_type=jnp.float32,
-        )  # fmt: skip
+            "bnpq,bnpd->bnqd",
+            weight.astype(values.dtype),
+            _frame(values, t),
+            precision=precision,
+            preferred_element_type=jnp.float32,
+        )
         return higher, total * fade + weight.sum(axis=2), read * fade[..., None] + seen
 
     start = jnp.full(rows, _LOWEST), jnp.zeros(rows), jnp.zeros((*rows, values.shape[-1]))

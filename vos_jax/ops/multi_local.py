@@ -74,9 +74,14 @@ def multi_local_matching(
             f"found {num_labels}, {rate} and {windows}"
         )
     distances = search_windows(
-        query, previous, previous_labels.astype(jnp.int32), num_labels, tuple(windows), rate,
+        query,
+        previous,
+        previous_labels.astype(jnp.int32),
+        num_labels,
+        tuple(windows),
+        rate,
         precision,
-    )  # fmt: skip
+    )
     return jnp.moveaxis(distances, (0, 2), (-1, -2))
 
 
@@ -104,9 +109,11 @@ def _backward(num_labels, windows, rate, precision, saved, cotangent):
         return jnp.moveaxis(x, 1, 0).reshape(batch, -1, h * w)
 
     dquery, dprevious = winner_gradient(
-        query.reshape(flat), previous.reshape(flat), by_video(index)[:, :, None],
+        query.reshape(flat),
+        previous.reshape(flat),
+        by_video(index)[:, :, None],
         by_video(cotangent),
-    )  # fmt: skip
+    )
     return dquery.reshape(query.shape), dprevious.reshape(query.shape), None
 
 
@@ -116,13 +123,20 @@ search_windows.defvjp(_forward, _backward)
 def _search(query, previous, labels, num_labels, windows, rate, precision, winners):
     """Distances [n, B, L, h, w] and, if asked for, pixel indices of that shape (-1: none)."""
     search = partial(
-        _search_tiles, num_labels=num_labels, windows=windows, rate=rate, precision=precision,
+        _search_tiles,
+        num_labels=num_labels,
+        windows=windows,
+        rate=rate,
+        precision=precision,
         winners=winners,
-    )  # fmt: skip
+    )
     nearest, index = lax.platform_dependent(
-        query, previous, labels,
-        cpu=partial(search, tiles=CPU_TILES), default=partial(search, tiles=DEVICE_TILES),
-    )  # fmt: skip
+        query,
+        previous,
+        labels,
+        cpu=partial(search, tiles=CPU_TILES),
+        default=partial(search, tiles=DEVICE_TILES),
+    )
     return jnp.where(nearest < ABSENT / 2, nearest, ABSENT), index
 
 

@@ -39,8 +39,11 @@ def scores(pixels, offset, query, precision):
     where a minimum vectorises.
     """
     product = lax.dot_general(
-        pixels, query, (((2,), (2,)), ((0,), (0,))),
-        precision=precision, preferred_element_type=jnp.float32,
+        pixels,
+        query,
+        (((2,), (2,)), ((0,), (0,))),
+        precision=precision,
+        preferred_element_type=jnp.float32,
     )
     product = rounded(lax.optimization_barrier(product), pixels.dtype)
     return rounded(product + offset, pixels.dtype)

@@ -93,8 +93,10 @@ def train(
                 run.save(state)
             if stopping:
                 checkpoints.wait()
-                _say(f"stopped at step {done} by {stop.name}; saved {checkpoints.latest_path()}. "
-                     "Run the same command to continue.")
+                _say(
+                    f"stopped at step {done} by {stop.name}; saved {checkpoints.latest_path()}. "
+                    "Run the same command to continue."
+                )
                 raise Preempted(128 + stop.number)
             if _due(done, config.eval.every, last):
                 run.settle()
