@@ -40,7 +40,7 @@ def get_config(preset: str = "quick") -> ConfigDict:
         )
     config = _paper()
     config.optim.steps = config.train.get_ref("steps") + 0  # ends with the run unless set apart
-    config.train.truth_steps = config.train.get_ref("steps") + 0
+    config.train.teacher_forcing_steps = config.train.get_ref("steps") + 0
     if preset == "paper_davis" or preset in ABLATION:
         del config.data.train["youtube_vos"]
     if preset in ABLATION:
@@ -70,8 +70,8 @@ def _paper() -> ConfigDict:
                 "batch": 6,  # release: 2 GPUs with 3 videos make one update
                 "accumulate": 1,
                 "ema": 0.0,
-                "observed": 2,  # reference and previous frame come with their masks
-                "truth_steps": 200_000,  # of all frames the memory is the true masks'
+                "num_given": 2,  # reference and previous frame come with their masks
+                "teacher_forcing_steps": 200_000,  # of all frames the memory is the true masks'
                 "model": {"output_stride": 16},  # ... and trains at 16, same weights
                 **common.saving(),
             },
@@ -193,7 +193,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
     )
     # one more query, which remembers the network's own answer to the first: as at test time
     config.data.clip.frames = 4
-    config.train.truth_steps = 0
+    config.train.teacher_forcing_steps = 0
     config.model.previous_mask = "soft"
     del config.data.train["youtube_vos"]
     config.data.clip.max_gap = 3

@@ -73,8 +73,8 @@ def _paper() -> ConfigDict:
                 "batch": 4,  # paper
                 "accumulate": 1,
                 "ema": 0.0,
-                "observed": 1,  # the first frame comes with its masks
-                "truth_steps": 0,  # paper: predicted masks are memorised, as soft as they are
+                "num_given": 1,  # the first frame comes with its masks
+                "teacher_forcing_steps": 0,  # paper: predicted masks are memorised, as soft as they are
                 "model": {"length": 3},  # room for the frames of a training clip
                 **common.saving(),
             },
@@ -204,7 +204,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
     config.data.clip.update({"max_gap": 8, "growth": {"start": 2, "step": 1, "every": 200}})
     config.data.pretrain.steps = 1_000
     config.data.pretrain.train = ConfigDict({"images": {"kind": "images", "dir": "saliency"}})
-    config.train.update({"steps": 3_000, "batch": 2, "truth_steps": 500})
+    config.train.update({"steps": 3_000, "batch": 2, "teacher_forcing_steps": 500})
     config.optim.update(
         {
             "schedule": "poly",
@@ -250,7 +250,7 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     config.data.pretrain.paste = 0  # synthetic clips have several objects
     config.data.pretrain.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
     config.data.warp.shift = 0.1
-    config.train.update({"steps": 800, "batch": 6, "truth_steps": 300})
+    config.train.update({"steps": 800, "batch": 6, "teacher_forcing_steps": 300})
     config.train.model.frozen = False  # no ImageNet statistics to keep
     config.optim.update(
         {

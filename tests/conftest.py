@@ -28,7 +28,7 @@ TINY = {
 @pytest.fixture(scope="session")
 def tiny_feelvos():
     """A FEELVOS small enough to compile in seconds, and its variables."""
-    from vos_jax.models import build_model, init_variables
+    from vos_jax.systems.build import build_model, init_variables
 
     model = build_model(TINY)
     variables = init_variables(model, jax.random.key(0))

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from tests.shrunk import get_config, quick_compilation
 from vos_jax.data.pipeline import Examples
 from vos_jax.data.sources import open_sources
-from vos_jax.models import build_model
+from vos_jax.systems.build import build_model
 from vos_jax.train.checkpoint import import_variables
 from vos_jax.train.objective import make_objective
 from vos_jax.train.optim import build_optimizer

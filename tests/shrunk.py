@@ -7,7 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs.feelvos import get_config as full_config
-from vos_jax.models.feelvos import FEELVOS, Features
+from vos_jax.systems.feelvos.model import FEELVOS, Features
 from vos_jax.train.optim import map_with_path
 
 MODEL = {"width": 0.1, "features": 8, "embedding_dim": 6, "window": 3}

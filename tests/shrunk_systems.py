@@ -36,7 +36,7 @@ def get_config(system: str) -> ConfigDict:
     if "pretrain" in config.data:
         config.data.pretrain.train = config.data.train.copy_and_resolve_references()
         config.data.pretrain.steps = 1
-    config.train.update({"steps": 4, "batch": 1, "truth_steps": 2, "save_steps": 0})
+    config.train.update({"steps": 4, "batch": 1, "teacher_forcing_steps": 2, "save_steps": 0})
     config.optim.steps = 10
     config.optim.warmup_steps = 0
     config.optim.freeze = (r"backbone/(features_(\d|1[0-6])|layer\d_\d)/",)

@@ -14,7 +14,7 @@ from vos_jax import benchmark
 from vos_jax.benchmarks import systems
 from vos_jax.benchmarks.measuring import resident_in_use
 from vos_jax.benchmarks.stream import Stream, stream_table
-from vos_jax.models import variable_shapes
+from vos_jax.systems.build import variable_shapes
 
 SMALL = ["kernels", "--grid", "9", "12", "--frame", "48", "86", "--rounds", "2"]
 

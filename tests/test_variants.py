@@ -10,7 +10,7 @@ import pytest
 from configs.feelvos import ABLATION, get_config
 from tests.shrunk import Encoded, lively, quick_compilation
 from vos_jax.inference.rollout import advance
-from vos_jax.models.protocol import one_hot
+from vos_jax.systems.base import one_hot
 
 SIZE, GRID = (48, 64), (12, 16)
 FEATURES, CHANNELS, WINDOW = 8, 6, 2

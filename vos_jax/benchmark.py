@@ -2,9 +2,9 @@
 
     python -m vos_jax.benchmark kernels
     python -m vos_jax.benchmark matching
-    python -m vos_jax.benchmark feelvos      (and stm, cfbi, cfbi_plus)
+    python -m vos_jax.benchmark SYSTEM       (feelvos, stm, ...)
     python -m vos_jax.benchmark metrics
-    python -m vos_jax.benchmark stream
+    python -m vos_jax.benchmark stream --system SYSTEM
 
 Every case is compiled first (metrics are host code and need none); then all cases run in turn,
 round after round, so that a busy machine slows them all, and the table gives medians. The bare
@@ -14,8 +14,8 @@ growth of the resident set of a fresh process that runs only this case (Linux).
 
 `stream` sends a long video through the streaming segmenter and looks at what could grow.
 
-A stage is a function of the command's options that returns its cases; STAGES lists them, and
-vos_jax/benchmarks holds them.
+A stage is a function of the command's options that returns its cases: STAGES lists those of the
+operations, every system of SYSTEMS is one, and vos_jax/benchmarks holds them.
 """
 
 import argparse
@@ -30,22 +30,22 @@ from vos_jax.benchmarks.kernels import kernel_cases
 from vos_jax.benchmarks.matching import matching_cases
 from vos_jax.benchmarks.measuring import Case, case_table, measure, resident_growth
 from vos_jax.benchmarks.metrics import metric_cases
-from vos_jax.benchmarks.stream import SHORTEST, SMALL, run_stream, stream_table
-from vos_jax.benchmarks.systems import cfbi_cases, feelvos_cases, stm_cases
-from vos_jax.models.cfbi import CFBI, CFBIPlus
-from vos_jax.models.feelvos import FEELVOS
-from vos_jax.models.stm import STM
+from vos_jax.benchmarks.stream import SHORTEST, run_stream, stream_table
+from vos_jax.benchmarks.systems import system_cases
+from vos_jax.systems.table import SYSTEMS
 
 STAGES: dict[str, Callable[[argparse.Namespace], list[Case]]] = {
     "kernels": kernel_cases,
     "matching": matching_cases,
-    "feelvos": partial(feelvos_cases, model=FEELVOS()),
-    "stm": partial(stm_cases, model=STM(capacity=5)),
-    "cfbi": partial(cfbi_cases, model=CFBI()),
-    "cfbi_plus": partial(cfbi_cases, model=CFBIPlus()),
     "metrics": metric_cases,
 }
 GRID_STAGES = ("kernels", "matching")
+
+
+def stages_by_name() -> dict[str, Callable[[argparse.Namespace], list[Case]]]:
+    """The stages of the operations and, under its name, each system."""
+    systems = {name: partial(system_cases, system) for name, system in SYSTEMS.items()}
+    return {**STAGES, **systems}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m vos_jax.benchmark", description=__doc__.split("\n")[0]
     )
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
-    for name in STAGES:
+    for name in stages_by_name():
         _add_case_options(stages.add_parser(name, help=f"{name}, case by case"), name)
     _add_stream_options(stages.add_parser("stream", help="a long video, frame by frame"))
     options = parser.parse_args(arguments)
@@ -79,10 +79,10 @@ def _add_case_options(parser: argparse.ArgumentParser, stage: str) -> None:
 
 
 def _add_stream_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--system", choices=sorted(SMALL), default="stm")
+    parser.add_argument("--system", choices=sorted(SYSTEMS), required=True)
     parser.add_argument("--frames", type=int, default=2000, help="length of the video")
     _add_video_options(parser, (240, 427))
-    capacity = f"frames in STM's memory (default: {SMALL['stm']['capacity']})"
+    capacity = "frames in a bounded memory (default: what the system's tiny model has)"
     parser.add_argument("--capacity", type=int, help=capacity)
 
 
@@ -96,7 +96,7 @@ def _add_video_options(parser: argparse.ArgumentParser, frame: tuple[int, int]) 
 def _run_cases(
     parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: list[str]
 ) -> None:
-    cases = STAGES[options.stage](options)
+    cases = stages_by_name()[options.stage](options)
     if options.peak_of:
         print(resident_growth(next(case for case in cases if case.name == options.peak_of)))
         return

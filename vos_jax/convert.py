@@ -25,7 +25,6 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vos_jax.command_line import new_flags, parse_flags, run_command
-from vos_jax.models import build_model, variable_shapes
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.resnet import DEPTHS, ResNet
@@ -33,6 +32,7 @@ from vos_jax.nn.xception import Xception65
 from vos_jax.official import cfbi, feelvos, mobilenet_v2, resnet, stm, xception
 from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.official.naming import Imported
+from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.manifest import build_manifest
 

@@ -23,7 +23,7 @@ from vos_jax.metrics.floors import CopyMask, NearestColour, given_labels
 from vos_jax.metrics.protocols import PROTOCOLS, Protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores
-from vos_jax.models.protocol import bucket
+from vos_jax.systems.base import bucket
 
 FLOORS = {"copy": CopyMask, "rgb": NearestColour}
 MODEL = "model"

@@ -26,7 +26,7 @@ from vos_jax.evaluate import FLOORS, MODEL, evaluate
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.metrics.floors import given_labels
 from vos_jax.metrics.protocols import Protocol, get_protocol
-from vos_jax.models import build_inference_model, build_model
+from vos_jax.systems.build import build_inference_model, build_model
 from vos_jax.train.checkpoint import (
     Checkpoints,
     differing_fields,

@@ -29,7 +29,7 @@ from vos_jax.inference.writers import (
     ProbabilityWriter,
     Writer,
 )
-from vos_jax.models import build_inference_model
+from vos_jax.systems.build import build_inference_model
 from vos_jax.train.checkpoint import differing_fields, import_variables
 
 

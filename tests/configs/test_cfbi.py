@@ -13,9 +13,9 @@ from tests.fixtures import load_spec
 from vos_jax.data.pipeline import Examples
 from vos_jax.data.sources import Source
 from vos_jax.data.synthetic import synthetic_videos
-from vos_jax.models import build_inference_model, build_model, variable_shapes
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
+from vos_jax.systems.build import build_inference_model, build_model, variable_shapes
 from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.initial import initial_variables
 from vos_jax.train.optim import build_schedule, check_patterns, fits, map_with_path
@@ -55,7 +55,7 @@ def test_every_preset_names_fields_that_exist(system, preset):
     )
     assert all(side % 16 == 1 for side in made.crop)
     assert sorted(sum(data.groups, ())) == list(range(made.frames))
-    assert config.train.truth_steps == config.loss.mining_steps == config.train.steps // 2
+    assert config.train.teacher_forcing_steps == config.loss.mining_steps == config.train.steps // 2
 
 
 @pytest.mark.parametrize(("system", "release"), [("cfbi", "cfbi"), ("cfbi_plus", "cfbiplus")])
@@ -77,8 +77,8 @@ def test_paper_trains_as_published(system):
     data, train, optim = config.data, config.train, config.optim
     assert (data.crop, data.short_side, data.scale) == ((465, 465), 480, (1.0, 1.3))
     assert (data.clip.frames, data.clip.max_gap, data.max_objects) == (5, 3, 5)
-    assert (train.steps, train.batch, train.ema, train.observed) == (100_000, 8, 0, 2)
-    assert (train.truth_steps, config.loss.mining_steps) == (50_000, 50_000)
+    assert (train.steps, train.batch, train.ema, train.num_given) == (100_000, 8, 0, 2)
+    assert (train.teacher_forcing_steps, config.loss.mining_steps) == (50_000, 50_000)
     assert (optim.name, optim.momentum, optim.nesterov) == ("sgd", 0.9, True)
     assert (optim.clip, optim.clip_norm, optim.weight_decay) == ("global", 5, 1.5e-4)
     paths = ["bias", "ensembler/stage1_layer1/gct/beta", "background_bias", "deeplab/aspp0/kernel"]
@@ -102,8 +102,12 @@ def test_learning_rate_is_that_of_the_trainer():
 def test_what_ends_with_the_run_or_changes_in_its_middle_follows_its_length():
     config = cfbi.get_config("paper")
     config.train.steps = 40
-    assert (config.optim.steps, config.train.truth_steps, config.loss.mining_steps) == (41, 20, 20)
-    config.train.truth_steps = 0  # and can be set apart
+    assert (config.optim.steps, config.train.teacher_forcing_steps, config.loss.mining_steps) == (
+        41,
+        20,
+        20,
+    )
+    config.train.teacher_forcing_steps = 0  # and can be set apart
     assert (config.train.steps, config.loss.mining_steps) == (40, 20)
 
 

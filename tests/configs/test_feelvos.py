@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from configs.feelvos import ABLATION, PRESETS, get_config
-from vos_jax.models import build_model, variable_shapes
+from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.optim import build_schedule, check_patterns, fits, parameter_paths
 
 
@@ -58,7 +58,7 @@ def test_paper_trains_as_published():
     assert model.short_side == data.short_side == 0
     assert (data.crop, data.scale, data.flip) == ((465, 465), (1.0, 1.3), 0.5)
     assert (data.clip.frames, data.clip.max_gap, data.groups) == (3, 1, ((0,), (1, 2)))
-    assert (config.train.observed, config.train.truth_steps) == (2, 200_000)
+    assert (config.train.num_given, config.train.teacher_forcing_steps) == (2, 200_000)
     assert (config.train.steps, config.train.batch, config.train.ema) == (200_000, 6, 0)
     assert (config.loss.fraction, config.loss.mining_steps) == (0.15, 100_000)
     assert config.loss.scale == 3  # a GPU's loss is the sum over its 3 videos

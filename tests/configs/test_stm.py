@@ -9,7 +9,7 @@ from configs.stm import MEMORIES, PRESETS, get_config
 from vos_jax.data.pipeline import Examples
 from vos_jax.data.sources import Source
 from vos_jax.data.synthetic import synthetic_videos
-from vos_jax.models import build_inference_model, build_model, variable_shapes
+from vos_jax.systems.build import build_inference_model, build_model, variable_shapes
 from vos_jax.train.optim import build_schedule, check_patterns
 
 
@@ -58,7 +58,7 @@ def test_paper_trains_as_published():
     assert (data.clip.choose, data.pretrain.clip.choose) == ("ordered", "still")
     assert (data.clip.max_gap, data.clip.growth.step) == (26, 5)
     assert data.clip.growth.every == 20 * 3771
-    assert (config.train.observed, config.train.truth_steps) == (1, 0)
+    assert (config.train.num_given, config.train.teacher_forcing_steps) == (1, 0)
     schedule = build_schedule(optim)
     assert optim.name == "adam" and schedule(0) == schedule(700_000) == pytest.approx(1e-5)
     assert data.pretrain.steps * config.train.batch == 2_000_000

@@ -11,8 +11,8 @@ from tests.models.stm_cases import TINY
 from tests.shrunk import quick_compilation
 from vos_jax.inference.rollout import rollout
 from vos_jax.inference.streaming import VideoSegmenter, _compiled
-from vos_jax.models import build_model, init_variables
-from vos_jax.models.protocol import one_hot
+from vos_jax.systems.base import one_hot
+from vos_jax.systems.build import build_model, init_variables
 
 
 def stream(model, variables, frames, given, **settings):

@@ -10,11 +10,11 @@ import numpy as np
 from flax import traverse_util
 
 from tests.fixtures import fixture, golden_parameters, load_spec
-from vos_jax.models import variable_shapes
-from vos_jax.models.cfbi import CFBI, CFBIPlus
-from vos_jax.models.protocol import one_hot
 from vos_jax.nn.gated import gated
-from vos_jax.official.cfbi import from_official
+from vos_jax.systems.base import one_hot
+from vos_jax.systems.build import variable_shapes
+from vos_jax.systems.cfbi.model import CFBI, CFBIPlus
+from vos_jax.systems.cfbi.official import from_official
 
 SYSTEMS = {"cfbi": CFBI, "cfbiplus": CFBIPlus}
 

@@ -12,7 +12,7 @@ import numpy as np
 from tests.models.stm_cases import tiny_stm
 from tests.shrunk import quick_compilation
 from vos_jax.inference.streaming import VideoSegmenter, _compiled
-from vos_jax.models.views import Views
+from vos_jax.systems.views import Views
 
 
 def main(source: str, out: str) -> None:

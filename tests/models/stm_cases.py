@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from vos_jax.models import build_model, init_variables
-from vos_jax.models.stm import STM
+from vos_jax.systems.build import build_model, init_variables
+from vos_jax.systems.stm.model import STM
 
 TINY = {
     "name": "stm",

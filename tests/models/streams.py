@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.models.protocol import VOSModel
+from vos_jax.systems.base import VOSModel
 
 
 def stream(

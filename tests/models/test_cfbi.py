@@ -10,10 +10,10 @@ from tests.fixtures import load_npz, load_spec
 from tests.models.cfbi_cases import SYSTEMS, Runner, mobilenet_spec, official_variables
 from tests.shrunk import quick_compilation
 from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.models.cfbi import CFBI, Prediction, network_size
-from vos_jax.models.views import Views
 from vos_jax.nn.deeplab_dense import Maps
-from vos_jax.official.cfbi import source
+from vos_jax.systems.cfbi.model import CFBI, Prediction, network_size
+from vos_jax.systems.cfbi.official import source
+from vos_jax.systems.views import Views
 from vos_jax.train.objective import make_objective
 
 # largest difference from the released code, which itself is a tenth of it away from float64
@@ -183,7 +183,7 @@ def test_training_losses_and_gradients_match_the_release(system):
     case = load_npz(system, "train")
     variables = official_variables(system)
     model = SYSTEMS[system](dropout=0.0)  # as the fixture was made
-    objective = make_objective(model, {"observed": 2, "truth_steps": 1}, {})
+    objective = make_objective(model, {"num_given": 2, "teacher_forcing_steps": 1}, {})
     batch = {
         "frames": np.moveaxis(case["frames"], 0, 1)[..., ::-1],
         "masks": np.moveaxis(case["labels"], 0, 1),

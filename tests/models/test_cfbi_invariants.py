@@ -10,8 +10,8 @@ import pytest
 from tests.models.streams import stream
 from tests.shrunk import quick_compilation
 from vos_jax.inference.rollout import rollout
-from vos_jax.models import build_model, init_variables, variable_shapes
-from vos_jax.models.protocol import one_hot
+from vos_jax.systems.base import one_hot
+from vos_jax.systems.build import build_model, init_variables, variable_shapes
 from vos_jax.train.optim import map_with_path, parameter_paths
 
 SMALL = {

@@ -11,11 +11,11 @@ from flax import traverse_util
 from configs.feelvos import get_config
 from tests.fixtures import golden_parameters, load_npz, load_spec
 from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.models import variable_shapes
-from vos_jax.models.feelvos import FEELVOS, Features, Memory
-from vos_jax.models.protocol import one_hot
-from vos_jax.official.feelvos import from_official, source
 from vos_jax.ops.resize import resize_nearest
+from vos_jax.systems.base import one_hot
+from vos_jax.systems.build import variable_shapes
+from vos_jax.systems.feelvos.model import FEELVOS, Features, Memory
+from vos_jax.systems.feelvos.official import from_official, source
 from vos_jax.train.objective import make_objective
 from vos_jax.train.optim import fits, map_with_path
 
@@ -124,7 +124,7 @@ def _training_step(variables, case):
     """Jitted (params, step) -> gradients of the summed losses, losses."""
     # dropout off and statistics frozen, as the fixture was made
     model = FEELVOS(output_stride=16, dropout=0.0)
-    objective = make_objective(model, {"observed": 2, "truth_steps": 1}, {})
+    objective = make_objective(model, {"num_given": 2, "teacher_forcing_steps": 1}, {})
     batch = {
         "frames": case["frames"].reshape(2, 3, *case["frames"].shape[1:]),
         "masks": case["masks"].reshape(2, 3, *case["masks"].shape[1:]),

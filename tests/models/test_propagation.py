@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.models import build_model, init_variables
+from vos_jax.systems.build import build_model, init_variables
 
 SECTION = {"name": "propagation", "backbone": "mobilenet_v2", "output_stride": 8, "width": 0.1}
 

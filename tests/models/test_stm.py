@@ -13,9 +13,9 @@ from tests.models.streams import stream
 from tests.shrunk import quick_compilation
 from vos_jax.inference.rollout import rollout
 from vos_jax.inference.streaming import _compiled
-from vos_jax.models import build_model, variable_shapes
-from vos_jax.models.protocol import one_hot
-from vos_jax.models.stm import STM, Prediction, soft_aggregation
+from vos_jax.systems.base import one_hot
+from vos_jax.systems.build import build_model, variable_shapes
+from vos_jax.systems.stm.model import STM, Prediction, soft_aggregation
 from vos_jax.train.objective import make_objective
 
 
@@ -128,7 +128,7 @@ def test_padded_slots_change_neither_loss_nor_gradients(tiny, clip):
     frames = np.stack([model.preprocess(frame) for frame in frames])[None, :3]
     masks = np.pad(masks, ((0, 0), (4, 4), (4, 4)), constant_values=255)[None, :3]
     model = model.clone(length=3, detach=True)
-    objective = make_objective(model, {"observed": 1, "truth_steps": 0}, {})
+    objective = make_objective(model, {"num_given": 1, "teacher_forcing_steps": 0}, {})
     flat = traverse_util.flatten_dict(variables["params"], sep="/")
     trained = {k: x for k, x in flat.items() if "heads" in k or k.startswith("decoder")}
 

@@ -8,12 +8,12 @@ from flax import traverse_util
 
 from tests.fixtures import golden_parameters, load_npz, load_spec
 from vos_jax.inference.rollout import advance
-from vos_jax.models import variable_shapes
-from vos_jax.models.memory_bank import readable
-from vos_jax.models.protocol import one_hot
-from vos_jax.models.stm import STM
-from vos_jax.official.stm import from_official, source
 from vos_jax.ops.memory_read import affinity, memory_read
+from vos_jax.systems.base import one_hot
+from vos_jax.systems.build import variable_shapes
+from vos_jax.systems.stm.memory_bank import readable
+from vos_jax.systems.stm.model import STM
+from vos_jax.systems.stm.official import from_official, source
 from vos_jax.train.objective import make_objective
 
 SIZE = (96, 128)
@@ -174,7 +174,7 @@ GRADIENTS = {
 def test_training_step_matches_the_released_network(detach):
     case, variables = load_npz("stm", "case_c"), _official_variables("seed_c")
     model = STM(length=3, detach=detach)
-    objective = make_objective(model, {"observed": 1, "truth_steps": 0}, {})
+    objective = make_objective(model, {"num_given": 1, "teacher_forcing_steps": 0}, {})
     batch = {"frames": case["frames"][None], "masks": case["masks"][None]}
     batch["valid"] = np.ones((1, 2), bool)
     flat = traverse_util.flatten_dict(variables["params"], sep="/")

@@ -20,9 +20,9 @@ from tests.shrunk import lively, quick_compilation
 from vos_jax import segment as command
 from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.inference.streaming import VideoSegmenter, _compiled
-from vos_jax.models import MODELS, build_inference_model, build_model, init_variables
-from vos_jax.models.protocol import VOSModel, resize_frame, scaled_size
-from vos_jax.models.views import Views
+from vos_jax.systems.base import VOSModel, resize_frame, scaled_size
+from vos_jax.systems.build import MODELS, build_inference_model, build_model, init_variables
+from vos_jax.systems.views import Views
 from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.optim import map_with_path
 
@@ -124,7 +124,7 @@ class Leaning(VOSModel):
         bright = inputs.mean(axis=-1) / 255 * jnp.linspace(1, 0, inputs.shape[2])
         return jax.image.resize(bright, (len(inputs), 8, 12), "linear")
 
-    def start(self, features, masks, valid, references=1, train=False):
+    def start(self, features, masks, valid, num_references=1, train=False):
         return masks
 
     def segment(self, memory, features):

@@ -9,9 +9,9 @@ import pytest
 from tests.fixtures import load_spec
 from tests.models.cfbi_cases import mobilenet_spec, official_arrays
 from vos_jax.convert import BACKBONES
-from vos_jax.models import variable_shapes
-from vos_jax.models.cfbi import CFBI, CFBIPlus
-from vos_jax.official.cfbi import from_official
+from vos_jax.systems.build import variable_shapes
+from vos_jax.systems.cfbi.model import CFBI, CFBIPlus
+from vos_jax.systems.cfbi.official import from_official
 from vos_jax.train.optim import fits, parameter_paths
 
 SYSTEMS = {"cfbi": CFBI, "cfbiplus": CFBIPlus}

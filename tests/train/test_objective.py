@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vos_jax.models.protocol import VOSModel
+from vos_jax.systems.base import VOSModel
 from vos_jax.train.objective import make_objective
 
 T = 6  # frames; more than 3 predicted ones are a loop, fewer are not
@@ -17,7 +17,7 @@ class Echo(VOSModel):
     def encode(self, inputs, train=False):
         return inputs.mean(axis=(1, 2))
 
-    def start(self, features, masks, valid, references=1, train=False):
+    def start(self, features, masks, valid, num_references=1, train=False):
         return masks
 
     def segment(self, memory, features):
@@ -43,23 +43,26 @@ def batch(frames):
 
 
 @pytest.mark.parametrize("frames", [4, T])
-@pytest.mark.parametrize("observed", [1, 2])
-def test_true_masks_are_remembered_before_truth_steps_and_own_ones_from_then_on(frames, observed):
-    train = {"observed": observed, "truth_steps": 3}
+@pytest.mark.parametrize("num_given", [1, 2])
+def test_true_masks_are_remembered_in_teacher_forcing_steps_and_own_ones_from_then_on(
+    frames, num_given
+):
+    train = {"num_given": num_given, "teacher_forcing_steps": 3}
     objective = jax.jit(make_objective(Echo(), train, {}))
 
     def loss(step):
         return objective({}, batch(frames), jnp.int32(step), jax.random.key(0))[0][0]
 
-    taught = sum(2**t for t in range(observed - 1, frames - 1))
-    alone = (frames - observed) * 2 ** (observed - 1)
-    assert [loss(step) for step in (0, 2, 3, 100)] == [taught, taught, alone, alone]
+    forced = sum(2**t for t in range(num_given - 1, frames - 1))
+    alone = (frames - num_given) * 2 ** (num_given - 1)
+    assert [loss(step) for step in (0, 2, 3, 100)] == [forced, forced, alone, alone]
     assert objective._cache_size() == 1
 
 
-def test_without_truth_steps_true_masks_of_later_frames_are_not_even_looked_at():
-    def loss(masks, truth_steps):
-        objective = make_objective(Echo(), {"observed": 1, "truth_steps": truth_steps}, {})
+def test_without_teacher_forcing_true_masks_of_later_frames_are_not_even_looked_at():
+    def loss(masks, forced_steps):
+        train = {"num_given": 1, "teacher_forcing_steps": forced_steps}
+        objective = make_objective(Echo(), train, {})
         data = {**batch(T), "masks": masks}
         return objective({}, data, jnp.int32(9), jax.random.key(0))[0]
 

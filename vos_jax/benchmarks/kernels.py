@@ -12,7 +12,7 @@ from jax import lax
 from vos_jax.benchmarks.measuring import Case
 from vos_jax.ops.convolution import conv_general_dilated
 from vos_jax.ops.matching import global_matching, local_matching
-from vos_jax.ops.memory_read import memory_read
+from vos_jax.ops.memory_read import memory_read, read_products
 from vos_jax.ops.resize import resize_bilinear
 from vos_jax.ops.resized_convolution import convolve_resized
 
@@ -75,7 +75,7 @@ def read_cases(frames: int, options: argparse.Namespace) -> list[Case]:
 
     products = f"two matrix products, T={frames}"
     return [
-        Case(products, bare_read, arguments),
+        Case(products, read_products, arguments),
         Case(f"memory read, T={frames}", memory_read, arguments, products),
     ]
 
@@ -144,16 +144,3 @@ def bare_product(query: jax.Array, reference: jax.Array) -> jax.Array:
         return lax.optimization_barrier(d)[0, 0]  # else only this element would be computed
 
     return jnp.sum(lax.map(multiply, jnp.arange(0, y.shape[0], block)))
-
-
-def bare_read(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-    """The two products of a memory read, frame by frame, without softmax."""
-
-    def add_frame(t, total):
-        product = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
-        return total + product(
-            "bnpq,bnpd->bnqd", product("bnpc,bqc->bnpq", keys[:, :, t], query), values[:, :, t]
-        )
-
-    start = jnp.zeros((*keys.shape[:2], query.shape[1], values.shape[-1]))
-    return lax.fori_loop(0, keys.shape[2], add_frame, start)

@@ -12,9 +12,9 @@ import numpy as np
 
 from vos_jax.benchmarks.kernels import bare_product, images
 from vos_jax.benchmarks.measuring import Case
-from vos_jax.models.cfbi import CFBI, CFBIPlus
 from vos_jax.ops.matching import global_matching
 from vos_jax.ops.multi_local import multi_local_matching
+from vos_jax.systems.cfbi.model import CFBI, CFBIPlus
 
 OBJECTS = (1, 2, 10)
 

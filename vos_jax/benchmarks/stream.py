@@ -1,7 +1,7 @@
 """A long video through the streaming segmenter: does anything grow?
 
-Fresh small weights, so that thousands of frames take minutes; what could grow (compilations, time,
-memory) does not depend on their size. Textured squares move over a textured background.
+Fresh weights of the tiny model that the system's entry names, so that thousands of frames take
+minutes; what could grow (compilations, time, memory) does not depend on their size. Textured squares move over a textured background.
 """
 
 import statistics
@@ -14,20 +14,12 @@ import numpy as np
 
 from vos_jax.benchmarks.measuring import hand_back_large_blocks, resident_in_use, table
 from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.models import build_model, init_variables
+from vos_jax.systems.build import build_model, init_variables
+from vos_jax.systems.table import SYSTEMS
 
 SETTLED = 50  # frames after which everything should stay as it is
 EVERY = 10  # frames between two samples of memory
 SHORTEST = 2 * SETTLED  # a stream of fewer frames says nothing
-
-_BACKBONE = {"backbone": "mobilenet_v2", "width": 0.25, "features": 32}
-_HEAD = {"head_width": 32, "groups": 4}
-SMALL = {
-    "cfbi": {**_BACKBONE, **_HEAD, "embedding_dim": 16, "matching_dims": (16,)},
-    "cfbi_plus": {**_BACKBONE, **_HEAD, "matching_dims": (8, 16, 32)},
-    "feelvos": {**_BACKBONE, "output_stride": 16, "embedding_dim": 16},
-    "stm": {**_BACKBONE, "key_dim": 32, "value_dim": 64, "capacity": 6},
-}
 
 
 @dataclass
@@ -54,7 +46,7 @@ def run_stream(
     """
     hand_back_large_blocks()
     bounds = {} if capacity is None else {"capacity": capacity}
-    model = build_model({"name": system, **SMALL[system], **bounds})
+    model = build_model({"name": system, **SYSTEMS[system].tiny, **bounds})
     variables = init_variables(model, jax.random.key(0))
     segmenter, seen = VideoSegmenter(model, variables), Stream()
     video, mask = _video(size, objects)

@@ -1,8 +1,8 @@
 """One frame of a full-size system with fresh weights, and the stages it consists of.
 
-Every system goes through the same four stages (models/protocol.py): encode, segment, feedback,
-memorize. The parts of a stage are submodules, called with what they are given within the stage, and
-the operations of `ops` on the memory's own arrays.
+Every system goes through the same four stages (systems/base.py): encode, segment, feedback,
+memorize. What is measured within a stage is what the system's entry in SYSTEMS names: submodules
+and methods, called with what they are given there.
 """
 
 import argparse
@@ -15,103 +15,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vos_jax.benchmarks.kernels import read_cases
 from vos_jax.benchmarks.measuring import Case
 from vos_jax.inference.rollout import advance
-from vos_jax.models import init_variables
-from vos_jax.models.cfbi import CFBI
-from vos_jax.models.feelvos import FEELVOS
-from vos_jax.models.protocol import VOSModel, one_hot
-from vos_jax.models.stm import STM
-from vos_jax.ops.matching import global_matching
-from vos_jax.ops.multi_local import multi_local_matching
-from vos_jax.ops.resize import resize_bilinear, resize_nearest
+from vos_jax.systems.base import Part, System, one_hot
+from vos_jax.systems.build import init_variables
 
 WHOLE = "whole frame"
 
 
-def feelvos_cases(options: argparse.Namespace, model: FEELVOS) -> list[Case]:
-    """FEELVOS: of the segmentation, the head."""
-    frame = Frame(model, options)
-    return [*frame.cases(), frame.part("segment", "head")]
-
-
-def stm_cases(options: argparse.Namespace, model: STM) -> list[Case]:
-    """STM, its memory full: of the segmentation, the memory read and the decoder."""
-
-    def full(memory):
-        slots = memory.bank.number.shape[1]
-        bank = memory.bank.replace(
-            known=jnp.ones_like(memory.bank.known),
-            number=jnp.arange(1, slots + 1)[None],
-            written=jnp.array([slots]),
-        )
-        return memory.replace(bank=bank)
-
-    frame = Frame(model, options, full)
-    return [
-        *frame.cases(),
-        *read_cases(model.capacity, options),
-        frame.part("segment", "decoder"),
-        frame.part("memorize", "memory_encoder"),
-    ]
-
-
-def cfbi_cases(options: argparse.Namespace, model: CFBI) -> list[Case]:
-    """CFBI or CFBI+: of the segmentation, both kinds of matching at all scales, the ensembler."""
-
-    def matched(embedding, scale):
-        return embedding[..., : model.matching_dims[scale]].astype(model.matching_dtype)
-
-    def anywhere(variables, memory, features):
-        return [
-            global_matching(matched(x, i), reference, labels, memory.present.shape[1])
-            for i, (x, reference, labels) in enumerate(
-                zip(features.embeddings, memory.reference, memory.reference_labels, strict=True)
-            )
-        ]
-
-    def within(variables, memory, features):
-        found = []
-        for i, (query, previous, labels) in enumerate(
-            zip(features.embeddings, memory.previous, memory.previous_labels, strict=True)
-        ):
-            query, previous = matched(query, i), matched(previous, i)
-            if model.local_halved:
-                half = tuple(n // 2 + 1 for n in labels.shape[1:])
-                query, previous = resize_bilinear(query, half), resize_bilinear(previous, half)
-                labels = resize_nearest(labels, half, align_corners=False)
-            windows, rate = model.scale_windows[i], model.local_rates[i]
-            num_labels = memory.present.shape[1]
-            found.append(multi_local_matching(query, previous, labels, num_labels, windows, rate))
-        return found
-
-    frame = Frame(model, options)
-    return [
-        *frame.cases(),
-        Case("global matching", anywhere, frame.started, "segment"),
-        Case("local matching", within, frame.started, "segment"),
-        frame.part("segment", "ensembler"),
-    ]
+def system_cases(system: System, options: argparse.Namespace) -> list[Case]:
+    """A whole frame of the released network, its stages, and the parts that its entry names."""
+    frame = Frame(system, tuple(options.frame), options.objects)
+    return [*frame.stages(), *(case for part in system.parts for case in frame.part(part))]
 
 
 class Frame:
-    """The second frame of a video and what is known by then, made when it is needed.
+    """A frame of a video and what is known by then, made when it is needed."""
 
-    prepare: what becomes of the memory after the first frame.
-    """
-
-    def __init__(
-        self,
-        model: VOSModel,
-        options: argparse.Namespace,
-        prepare: Callable[[Any], Any] = lambda memory: memory,
-    ):
-        self._model, self._prepare = model, prepare
-        self._size, self._objects = tuple(options.frame), options.objects
+    def __init__(self, system: System, size: tuple[int, int], objects: int):
+        self._model, self._warm_up = system.model(**system.measured), system.warm_up
+        self._size, self._objects = size, objects
         self.inputs, self.started = cache(self._inputs), cache(self._started)
 
-    def cases(self) -> list[Case]:
+    def stages(self) -> list[Case]:
         """The whole frame and its four stages."""
         call, size = self._call, self._size
 
@@ -134,34 +60,40 @@ class Frame:
             Case("memorize", memorize, lambda: (*self.started(), self._masks()), WHOLE),
         ]
 
-    def part(self, stage: str, name: str) -> Case:
-        """The submodule `name` alone, with what it is given within "segment" or "memorize"."""
-        extra = {"segment": (), "memorize": (None, self._masks())}[stage]
+    def part(self, part: Part) -> list[Case]:
+        """A part alone, with what it is given within its stage, and its floor if it has one.
 
-        def given(variables, *arguments):
-            seen = []
+        A part that a stage calls several times, such as once for each scale, runs as often.
+        """
+        stage = {
+            "encode": self.inputs,
+            "segment": self.started,
+            "memorize": lambda: (*self.started(), None, self._masks()),
+        }[part.stage]
 
-            def note(call, positional, keywords, context):
-                if context.module.path == (name,) and context.method_name == "__call__":
-                    seen.append(positional)
-                return call(*positional, **keywords)
-
-            with nn.intercept_methods(note):
-                self._call(stage)(variables, *arguments)
-            return seen[0]
+        def calls(variables, *arguments):
+            with nn.intercept_methods(partial(_note, part.name, seen := [])):
+                self._call(part.stage)(variables, *arguments)
+            return seen
 
         def arguments():
-            variables, memory, features = self.started()
-            return variables, *jax.jit(given)(variables, memory, features, *extra)
+            variables, *rest = stage()
+            return variables, _concrete(calls, variables, *rest)
 
-        def run(variables, *arguments):
-            return self._model.apply(
-                variables, *arguments, method=lambda model, *x: getattr(model, name)(*x)
-            )
+        def run(variables, calls):
+            def all_calls(model):
+                return [getattr(model, part.name)(*call) for call in calls]
 
-        return Case(name.replace("_", " "), run, arguments, stage)
+            return self._model.apply(variables, method=all_calls)
 
-    def _call(self, stage):
+        name = part.name.replace("_", " ")
+        if part.floor is None:
+            return [Case(name, run, arguments, part.stage)]
+        floor = f"floor of {name}"
+        floored = Case(floor, part.floor, lambda: stage()[1:])
+        return [floored, Case(name, run, arguments, floor)]
+
+    def _call(self, stage: str) -> Callable[..., Any]:
         """A stage as a function of the variables."""
         return partial(self._model.apply, method=getattr(self._model, stage))
 
@@ -175,9 +107,35 @@ class Frame:
         return one_hot(labels, self._objects)
 
     def _started(self):
-        """Variables, memory after the first frame, features."""
+        """Variables, memory after the first frames, features."""
         variables, frames = self.inputs()
         features = jax.jit(self._call("encode"))(variables, frames)
         valid = jnp.ones((1, self._objects), bool)
         memory = jax.jit(self._call("start"))(variables, features, self._masks(), valid)
-        return variables, self._prepare(memory), features
+        memorize = jax.jit(self._call("memorize"))
+        for _ in range(self._warm_up - 1):
+            memory = memorize(variables, memory, features, None, self._masks())
+        return variables, memory, features
+
+
+def _note(name: str, seen: list[tuple], call, positional, keywords, context):
+    """Keeps what a submodule, or a method of the whole model, called `name` is given."""
+    path, method = context.module.path, context.method_name
+    if (path, method) in (((name,), "__call__"), ((), name)):
+        seen.append(positional)
+    return call(*positional, **keywords)
+
+
+def _concrete(function: Callable[..., list], *arguments: Any) -> list:
+    """What a function of arrays returns when it is compiled; numbers in it stay numbers."""
+    static = {}
+
+    def arrays(*arguments):
+        leaves, tree = jax.tree.flatten(function(*arguments))
+        traced = [isinstance(leaf, jax.Array) for leaf in leaves]
+        static.update(tree=tree, traced=traced, leaves=leaves)
+        return [leaf for leaf, is_array in zip(leaves, traced, strict=True) if is_array]
+
+    found = iter(jax.jit(arrays)(*arguments))
+    leaves = zip(static["leaves"], static["traced"], strict=True)
+    return static["tree"].unflatten(next(found) if traced else leaf for leaf, traced in leaves)

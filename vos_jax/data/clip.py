@@ -13,6 +13,11 @@ import numpy as np
 VOID = 255
 
 
+def object_ids(labels: np.ndarray) -> list[int]:
+    """The object ids in a label map, ascending, without background and void."""
+    return [int(i) for i in np.unique(labels) if i not in (0, VOID)]
+
+
 @dataclass(frozen=True)
 class Objects:
     """What is known about the K objects of a video with T frames.

@@ -21,10 +21,10 @@ def paper(model: dict) -> ConfigDict:
                 "batch": 8,  # release: on 4 GPUs
                 "accumulate": 1,
                 "ema": 0.0,
-                "observed": 2,  # reference and previous frame come with their masks
+                "num_given": 2,  # reference and previous frame come with their masks
                 # trainer: later frames too, in the first half; then the network's own masks. The
                 # paper speaks of its own masks throughout: that is 0.
-                "truth_steps": 0,
+                "teacher_forcing_steps": 0,
                 "model": {},
                 **common.saving(),
             },
@@ -50,7 +50,7 @@ def derive_schedules(config: ConfigDict) -> None:
     config.optim.steps = steps + 1
     # release: at 50 000 of 100 000 steps, the bootstrapping and the switch to the own masks
     config.loss.mining_steps = steps // 2
-    config.train.truth_steps = steps // 2
+    config.train.teacher_forcing_steps = steps // 2
 
 
 def _data() -> dict:

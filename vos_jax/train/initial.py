@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from vos_jax.models import init_variables
-from vos_jax.models.protocol import VOSModel
+from vos_jax.systems.base import VOSModel
+from vos_jax.systems.build import init_variables
 from vos_jax.train.checkpoint import import_variables
 
 
@@ -28,7 +28,7 @@ def initial_variables(model: VOSModel, init: Mapping[str, str], seed: int) -> di
         variables = _replaced(variables, import_variables(init["model"])[0], (), init["model"])
     if init["backbone"]:
         loaded = import_variables(init["backbone"])[0]
-        for scope in model.backbone_scopes:
+        for scope in model.traits.backbone_scopes:
             variables = _replaced(variables, loaded, scope, init["backbone"])
     return variables
 

@@ -10,8 +10,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from vos_jax.models.feelvos import FEELVOS, Features, Memory, Prediction
 from vos_jax.nn.deeplab import build_backbone, normalise
+from vos_jax.systems.base import Traits
+from vos_jax.systems.feelvos.model import FEELVOS, Features, Memory, Prediction
 
 
 class Propagation(FEELVOS):
@@ -21,7 +22,10 @@ class Propagation(FEELVOS):
     vos_jax.convert writes.
     """
 
-    backbone_scopes = (("trunk",),)
+    @property
+    def traits(self) -> Traits:
+        """The variables are the backbone's alone."""
+        return Traits(backbone_scopes=(("trunk",),))
 
     def setup(self):
         self.trunk = build_backbone(self.backbone, self.output_stride, self.width)
@@ -34,6 +38,6 @@ class Propagation(FEELVOS):
 
     def segment(self, memory: Memory, features: Features) -> Prediction:
         """Minus the distance to the nearest pixel of each label."""
-        nearest = functools.reduce(jnp.minimum, self._distances(memory, features))
+        nearest = functools.reduce(jnp.minimum, self.distances(memory, features))
         # unit vectors are at most 2 apart: 4 stands for "no pixel of this label"
         return Prediction(-jnp.minimum(jnp.moveaxis(nearest, -1, 1), 4.0), memory.present)

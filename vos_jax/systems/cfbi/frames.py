@@ -58,11 +58,6 @@ def labels_at_scales(masks: jax.Array, features: Features) -> tuple[jax.Array, .
     return tuple(found)
 
 
-def one_hot_labels(labels: jax.Array, num_labels: int) -> jax.Array:
-    """[B, h, w] -> float32 [B, L, h, w]."""
-    return (labels[:, None] == jnp.arange(num_labels)[:, None, None]).astype(jnp.float32)
-
-
 def merge_labels(x: jax.Array) -> jax.Array:
     """[B, L, ...] -> [B * L, ...]: the labels of all videos are the head's batch."""
     return x.reshape(-1, *x.shape[2:])

@@ -13,7 +13,7 @@ from vos_jax.official import naming, xception
 
 
 def from_official(arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]) -> naming.Imported:
-    """Variables of models.feelvos.FEELVOS from official arrays.
+    """Variables of FEELVOS from official arrays.
 
     target gives the shapes: the first layer of the head has one input channel per enabled cue.
     ValueError names what is missing, unexpected or mis-shaped, or says that the model has

@@ -53,7 +53,7 @@ _STAGES = {1: 0, 2: 2, 3: 5}  # how many layers of the head come before a stage
 
 
 def from_official(arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]) -> naming.Imported:
-    """Variables of models.cfbi.CFBI or CFBIPlus from official arrays; target gives their shapes.
+    """Variables of CFBI or CFBIPlus from official arrays; target gives their shapes.
 
     ValueError names what is missing, unexpected or mis-shaped, or two names of one layer that hold
     different values.

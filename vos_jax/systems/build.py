@@ -1,4 +1,4 @@
-"""The systems, by name, and how a config section becomes one."""
+"""From a config section to a module, and from a module to its variables."""
 
 import dataclasses
 import difflib
@@ -12,41 +12,41 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from vos_jax.models.cfbi import CFBI, CFBIPlus
-from vos_jax.models.feelvos import FEELVOS
-from vos_jax.models.propagation import Propagation
-from vos_jax.models.protocol import VOSModel, one_hot
-from vos_jax.models.stm import STM
-from vos_jax.models.views import Views
-
-MODELS: dict[str, type[VOSModel]] = {
-    "cfbi": CFBI,
-    "cfbi_plus": CFBIPlus,
-    "feelvos": FEELVOS,
-    "propagation": Propagation,
-    "stm": STM,
-}
+from vos_jax.systems.base import VOSModel, one_hot
+from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.views import Views
 
 
 def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
-    """The module that a config section {"name": ..., field: value, ...} describes; `overrides`
-    replace fields.
+    """The module that a config section {"name": ..., field: value, ...} describes.
+
+    Args:
+        section: config.model; fields that it does not name have the module's defaults, which are
+            the released configuration.
+        overrides: fields that replace those of the section.
 
     Raises:
-      ValueError: unknown name or field, with the nearest known ones.
+        ValueError: unknown name or field, with the nearest known ones.
     """
     fields = {**dict(section), **overrides}
     name = fields.pop("name", None)
-    if name not in MODELS:
-        raise ValueError(f"config.model.name: expected one of {sorted(MODELS)}, found {name!r}")
-    known = [f.name for f in dataclasses.fields(MODELS[name]) if f.name not in ("parent", "name")]
+    if name not in SYSTEMS:
+        raise ValueError(f"config.model.name: expected one of {sorted(SYSTEMS)}, found {name!r}")
+    module = SYSTEMS[name].model
+    known = model_fields(module)
     for field in fields:
         if field not in known:
-            near = difflib.get_close_matches(field, known, n=3) or known
+            near = difflib.get_close_matches(field, known, n=3) or list(known)
             raise ValueError(
                 f"config.model.{field}: {name} has no such field; did you mean {near}?"
             )
-    return MODELS[name](**{field: _hashable(value) for field, value in fields.items()})
+    return module(**{field: _hashable(value) for field, value in fields.items()})
+
+
+def model_fields(module: type[VOSModel]) -> dict[str, Any]:
+    """The fields of a system's module and their defaults."""
+    own = [f for f in dataclasses.fields(module) if f.name not in ("parent", "name")]
+    return {field.name: field.default for field in own}
 
 
 def _hashable(value: Any) -> Any:
@@ -57,14 +57,14 @@ def _hashable(value: Any) -> Any:
 def build_inference_model(config: Mapping[str, Any]) -> VOSModel:
     """The module of config["model"] as config["inference"] runs it.
 
-    Of the inference section max_objects is for the segmenter (its slots), scales and flip choose
-    the views that are averaged (models.views); every other field is one of the module's that leaves
-    the variables as they are, such as the bounds of a memory.
+    Of the inference section `slots` is for the segmenter, scales and flip choose the views that are
+    averaged (systems.views); every other field replaces one of the module's that leaves the
+    variables as they are, such as the bounds of a memory.
 
     Raises ValueError where a field is wrong.
     """
     fields = dict(config.get("inference", {}))
-    fields.pop("max_objects", None)
+    fields.pop("slots", None)
     scales, flip = _hashable(fields.pop("scales", (1.0,))), fields.pop("flip", False)
     if not _are_scales(scales):
         raise ValueError(
@@ -88,7 +88,7 @@ def init_variables(model: VOSModel, rng: jax.Array) -> dict[str, Any]:
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     variables = jax.jit(_init(model), compiler_options=options)(rng)
     flat = traverse_util.flatten_dict(dict(variables))
-    for source, target in model.copied_scopes:
+    for source, target in model.traits.copied_scopes:
         for path in flat:
             twin = (path[0], source, *path[2:])
             if path[1] == target and twin in flat and flat[twin].shape == flat[path].shape:

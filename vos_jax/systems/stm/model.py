@@ -7,10 +7,10 @@ A past frame and an object's mask become a map of keys and a map of values at st
 the current frame. Every pixel of the current frame reads a mean of the memory's values, weighted by
 a softmax over all pixels of all memory frames (ops.memory_read); a decoder turns it into the
 object's probability. Soft aggregation makes one distribution of the objects' probabilities, and the
-frame with these soft masks is written into the memory (models.memory_bank).
+frame with these soft masks is written into the memory (memory_bank.py).
 
 Where the released code and the paper differ the code is followed: keys are compared with a factor
-1 / sqrt(128) (`scaled=False` is the paper's equation), the memory encoder also sees the sum of the
+1 / sqrt(128) (`scaled_scores=False` is the paper's equation), the memory encoder also sees the sum of the
 other objects' masks, frames are padded to multiples of 16 with black before they are normalised,
 and the softmax of the aggregation spans 11 channels whatever the number of objects is. Extensions:
 the memory is bounded; an object given later is written over the prediction of its frame, which
@@ -27,22 +27,13 @@ import numpy as np
 from flax import struct
 from jax.sharding import AxisType, Mesh
 
-from vos_jax.models.memory_bank import (
-    AXIS,
-    EVICTION,
-    MemoryBank,
-    Rule,
-    empty,
-    give,
-    readable,
-    slots_needed,
-    spread,
-    write,
-)
-from vos_jax.models.protocol import VOSModel, resize_frame, scaled_size
-from vos_jax.models.stm_network import BACKBONES, Decoder, MemoryEncoder, QueryEncoder
 from vos_jax.nn.deeplab import normalise
-from vos_jax.ops.memory_read import memory_read
+from vos_jax.ops.memory_read import memory_read, read_products
+from vos_jax.systems.base import Traits, VOSModel
+from vos_jax.systems.frame_size import resize_frame, scaled_size
+from vos_jax.systems.stm import memory_bank
+from vos_jax.systems.stm.memory_bank import MemoryBank, Rule
+from vos_jax.systems.stm.network import BACKBONES, Decoder, MemoryEncoder, QueryEncoder
 
 STRIDE = 16  # frames are padded to multiples of it
 CLAMP = 1e-7  # probabilities stay this far from 0 and 1 where they are aggregated
@@ -87,21 +78,14 @@ class STM(VOSModel):
     frames and reads it, and the room is rounded up to a multiple of their number.
     """
 
-    introduces = "after"
-    pastes = True
-    soft_feedback = True
-    backbone_scopes = (("query_encoder", "backbone"), ("memory_encoder", "backbone"))
-    # ours: with keys alike from the start, what looks alike is read
-    copied_scopes = (("query_encoder", "memory_encoder"),)
-
     backbone: str = "resnet50"  # or "resnet18", "mobilenet_v2"
     width: float = 1.0  # channel multiplier of the backbone
     # paper: BatchNorm is disabled; False, for training from scratch, belongs in config.train.model
     frozen: bool = True
     key_dim: int = 128
     value_dim: int = 512
-    features: int = 256  # channels of the decoder
-    scaled: bool = True  # scores divided by sqrt(key_dim) (code) or not (paper)
+    decoder_channels: int = 256
+    scaled_scores: bool = True  # divided by sqrt(key_dim) (code) or not (paper)
     top_k: int = 0  # memory pixels that count for a query pixel; 0: all
     memory_first: bool = True
     memory_previous: bool = True
@@ -113,11 +97,11 @@ class STM(VOSModel):
     aggregation_channels: int = 11  # background and 10 objects, as many as the softmax spans
     detach: bool = False  # stop gradients at the masks that are memorised
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
-    scale: float = 1.0  # of the frame after that, see models.views
+    scale: float = 1.0  # of the frame after that, see systems.views
     dtype: str = "float32"  # of features and memory; "bfloat16" halves them
 
     def setup(self):
-        for field, known in {"backbone": BACKBONES, "eviction": EVICTION}.items():
+        for field, known in {"backbone": BACKBONES, "eviction": memory_bank.EVICTION}.items():
             if getattr(self, field) not in known:
                 raise ValueError(
                     f"config.model.{field}: expected one of {known}, found {getattr(self, field)!r}"
@@ -131,7 +115,17 @@ class STM(VOSModel):
         encoder = (self.backbone, self.width, self.frozen, self.key_dim, self.value_dim, dtype)
         self.memory_encoder = MemoryEncoder(*encoder)
         self.query_encoder = QueryEncoder(*encoder)
-        self.decoder = Decoder(self.features, dtype)
+        self.decoder = Decoder(self.decoder_channels, dtype)
+
+    @property
+    def traits(self) -> Traits:
+        """Masks are remembered as soft as they are; both encoders start from one backbone."""
+        return Traits(
+            soft_feedback=True,
+            backbone_scopes=(("query_encoder", "backbone"), ("memory_encoder", "backbone")),
+            # ours: with keys alike from the start, what looks alike is read
+            copied_scopes=(("query_encoder", "memory_encoder"),),
+        )
 
     @property
     def rule(self) -> Rule:
@@ -153,11 +147,13 @@ class STM(VOSModel):
             )
         if count <= 1:
             return None
-        return jax.make_mesh((count,), (AXIS,), (AxisType.Auto,), devices=devices[:count])
+        return jax.make_mesh(
+            (count,), (memory_bank.AXIS,), (AxisType.Auto,), devices=devices[:count]
+        )
 
     def preprocess(self, frame: np.ndarray) -> np.ndarray:
         """The frame, shrunk and scaled, in the middle of black up to multiples of 16."""
-        size = self._scaled(frame.shape[:2])
+        size = self._frame_size(frame.shape[:2])
         margins = _margins(size, _padded(size))
         return np.pad(resize_frame(frame, size), (*margins, (0, 0)))
 
@@ -176,34 +172,38 @@ class STM(VOSModel):
         features: Features,
         masks: jax.Array,
         valid: jax.Array,
-        references: int = 1,
+        num_references: int = 1,
         train: bool = False,
     ) -> Memory:
         """Memory of the first frame; every valid object counts as given, also without a pixel."""
         masks = masks * jnp.pad(valid, ((0, 0), (1, 0)))[:, :, None, None]
         keys, values = self._encode_masks(features, masks)
-        slots = self.capacity or slots_needed(self.length, self.memory_every)
-        bank = empty(keys, values, slots + references - 1, max(self.memory_devices, 1))
-        bank = give(write(bank, keys, values, valid, self.rule), valid, self.rule)
-        return self._memory(bank, valid)
+        slots = self.capacity or memory_bank.slots_needed(self.length, self.memory_every)
+        parts = max(self.memory_devices, 1)
+        bank = memory_bank.empty(keys, values, slots + num_references - 1, parts)
+        bank = memory_bank.write(bank, keys, values, valid, self.rule)
+        return self._memory(memory_bank.give(bank, valid, self.rule), valid)
 
     def segment(self, memory: Memory, features: Features) -> Prediction:
         """Logits of the current frame."""
+        read = self.read(memory, features)
+        logits = self.decoder(read, features.value, features.r3, features.r2)
+        return Prediction(logits, memory.present)
+
+    def read(self, memory: Memory, features: Features) -> jax.Array:
+        """What each pixel of the frame finds in memory for each object, [B, N, h, w, value_dim]."""
         batch, height, width, _ = features.key.shape
-        read = memory_read(
+        found = memory_read(
             features.key.reshape(batch, height * width, -1),
             memory.bank.keys,
             memory.bank.values,
-            readable(memory.bank, self.rule),
-            scale=None if self.scaled else 1.0,
+            memory_bank.readable(memory.bank, self.rule),
+            scale=None if self.scaled_scores else 1.0,
             top_k=self.top_k,
             mesh=self.mesh,
-            axis=AXIS,
+            axis=memory_bank.AXIS,
         )
-        read = read.reshape(*read.shape[:2], height, width, -1)
-        return Prediction(
-            self.decoder(read, features.value, features.r3, features.r2), memory.present
-        )
+        return found.reshape(*found.shape[:2], height, width, -1)
 
     def memorize(
         self, memory: Memory, features: Features, prediction: Prediction | None, masks: jax.Array
@@ -212,18 +212,19 @@ class STM(VOSModel):
         if self.detach:
             masks = jax.lax.stop_gradient(masks)
         keys, values = self._encode_masks(features, masks)
-        bank = write(memory.bank, keys, values, memory.present, self.rule)
+        bank = memory_bank.write(memory.bank, keys, values, memory.present, self.rule)
         return self._memory(bank, memory.present)
 
     def introduce(
         self, memory: Memory, features: Features, masks: jax.Array, new: jax.Array
     ) -> Memory:
         """The frame written last, with the masks of the objects in `new` pasted, stays for good."""
-        return self._memory(give(memory.bank, new, self.rule), memory.present | new)
+        bank = memory_bank.give(memory.bank, new, self.rule)
+        return self._memory(bank, memory.present | new)
 
     def _memory(self, bank: MemoryBank, present: jax.Array) -> Memory:
         mesh = self.mesh
-        return Memory(bank if mesh is None else spread(bank, mesh), present)
+        return Memory(bank if mesh is None else memory_bank.spread(bank, mesh), present)
 
     def probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
         """Softmax of the aggregated logits, [B, N+1, H, W]; 0 for objects that do not take part."""
@@ -275,7 +276,7 @@ class STM(VOSModel):
         others = self.aggregation_channels - 1 - prediction.present.sum(axis=1)
         return jax.nn.log_softmax(_with_absent(logits, jnp.maximum(others, 0)), axis=1)[:, :-1]
 
-    def _scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+    def _frame_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The size to which `preprocess` brings a frame of `size`, before padding."""
         scaled = scaled_size(size, self.short_side, self.scale)
         return scaled if _padded(scaled) != _padded(size) else tuple(size)  # nothing to gain
@@ -285,7 +286,13 @@ class STM(VOSModel):
 
         Training crops are as large as they are, frames from `preprocess` may have been resized.
         """
-        return tuple(size) if _padded(size) == tuple(padded) else self._scaled(size)
+        return tuple(size) if _padded(size) == tuple(padded) else self._frame_size(size)
+
+
+def bare_read(memory: Memory, features: Features) -> jax.Array:
+    """The two matrix products of `STM.read` alone: what no read can cost less than."""
+    key = features.key.reshape(features.key.shape[0], -1, features.key.shape[-1])
+    return read_products(key, memory.bank.keys, memory.bank.values)
 
 
 def soft_aggregation(probabilities: jax.Array, present: jax.Array) -> jax.Array:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from vos_jax.models.protocol import VOSModel
 from vos_jax.ops.resize import resize_bilinear
+from vos_jax.systems.base import VOSModel
 
 
 @struct.dataclass

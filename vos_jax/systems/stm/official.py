@@ -22,7 +22,7 @@ _LEAVES = {"kernel": ("weight", naming.kernel_from_torch), "bias": ("bias", nami
 
 
 def from_official(arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]) -> naming.Imported:
-    """Variables of models.stm.STM from official arrays; target gives their shapes.
+    """Variables of STM from official arrays; target gives their shapes.
 
     ValueError names what is missing, unexpected or mis-shaped, or says that the model has another
     backbone than the official one.

@@ -27,8 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from vos_jax.models.label_logits import LabelLogitsModel, Prediction
-from vos_jax.models.protocol import resize_frame, scaled_size
 from vos_jax.nn.deeplab import DeepLabV3Plus, normalise
 from vos_jax.ops.convolution import conv_general_dilated
 from vos_jax.ops.losses import bootstrapped_cross_entropy
@@ -39,6 +37,9 @@ from vos_jax.ops.matching import (
     sample_references,
 )
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
+from vos_jax.systems.base import Traits
+from vos_jax.systems.frame_size import resize_frame, scaled_size
+from vos_jax.systems.label_logits import LabelLogitsModel, Prediction
 
 
 @struct.dataclass
@@ -68,8 +69,6 @@ class FEELVOS(LabelLogitsModel):
     at 16 and tests at 8.
     """
 
-    backbone_scopes = (("deeplab", "backbone"),)
-
     backbone: str = "xception_65"
     output_stride: int = 8
     width: float = 1.0  # channel multiplier of MobileNetV2
@@ -78,9 +77,9 @@ class FEELVOS(LabelLogitsModel):
     momentum: float = 0.9997  # of live running statistics
     dropout: float = 0.1  # after the ASPP, in training
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
-    scale: float = 1.0  # of the frame after that, see models.views
+    scale: float = 1.0  # of the frame after that, see systems.views
     dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
-    features: int = 256  # channels of decoder and head
+    decoder_channels: int = 256  # of decoder and head
     embedding_dim: int = 100
     embedding_init: str = "release"  # or "identity", see identity_embedding
     window: int = 15  # half size of the local search window, in stride-4 pixels
@@ -102,7 +101,7 @@ class FEELVOS(LabelLogitsModel):
         self.deeplab = DeepLabV3Plus(
             backbone=self.backbone,
             output_stride=self.output_stride,
-            features=self.features,
+            features=self.decoder_channels,
             width=self.width,
             frozen_backbone=self.frozen_backbone,
             frozen=self.frozen,
@@ -111,18 +110,21 @@ class FEELVOS(LabelLogitsModel):
             dtype=jnp.dtype(self.dtype),
         )
         self.embedding = SeparableConv(
-            self.features,
+            self.decoder_channels,
             self.embedding_dim,
             3,
             depthwise_init=EMBEDDING_INIT[self.embedding_init],
             pointwise_init=EMBEDDING_INIT[self.embedding_init],
         )
-        self.head = Head(self.features, self.cues)
+        self.head = Head(self.decoder_channels, self.cues)
 
     @property
-    def soft_feedback(self) -> bool:
-        """Whether the previous masks are probabilities (paper), or hard (released code)."""
-        return self.previous_mask == "soft"
+    def traits(self) -> Traits:
+        """The previous masks are probabilities (paper) or hard (released code)."""
+        return Traits(
+            soft_feedback=self.previous_mask == "soft",
+            backbone_scopes=(("deeplab", "backbone"),),
+        )
 
     @property
     def cues(self) -> int:
@@ -150,7 +152,7 @@ class FEELVOS(LabelLogitsModel):
         features: Features,
         masks: jax.Array,
         valid: jax.Array,
-        references: int = 1,
+        num_references: int = 1,
         train: bool = False,
     ) -> Memory:
         """Memory of the first frame; an object without a pixel at stride 4 is lost (release)."""
@@ -164,7 +166,7 @@ class FEELVOS(LabelLogitsModel):
         else:
             pixels, pixel_labels = _flatten(features.embedding), labels.reshape(labels.shape[0], -1)
             count = jnp.int32(pixels.shape[1])
-            room = (references - 1) * pixels.shape[1]
+            room = (num_references - 1) * pixels.shape[1]
             pixels = jnp.pad(pixels, ((0, 0), (0, room), (0, 0)))
             pixel_labels = jnp.pad(pixel_labels, ((0, 0), (0, room)))
         return Memory(
@@ -184,13 +186,13 @@ class FEELVOS(LabelLogitsModel):
 
     def _cue_maps(self, memory: Memory, features: Features) -> jax.Array:
         """The per-label maps that guide the head, [B, N+1, h, w, cues], in the release's order."""
-        distances = self._distances(memory, features)
+        distances = self.distances(memory, features)
         cues = [jnp.moveaxis(normalise_distance(d), -1, 1) for d in distances]
         if self.previous_prediction:
             cues.insert(int(self.first_frame_global), memory.previous_masks)
         return jnp.stack(cues, axis=-1)
 
-    def _distances(self, memory: Memory, features: Features) -> list[jax.Array]:
+    def distances(self, memory: Memory, features: Features) -> list[jax.Array]:
         """Squared distances [B, h, w, N+1] to the nearest pixel of each label, per enabled cue."""
         num_labels = memory.present.shape[1]
         query, labels = features.embedding, _labels(memory.previous_masks)

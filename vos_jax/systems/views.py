@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from vos_jax.models.protocol import VOSModel
+from vos_jax.systems.base import Traits, VOSModel
 
 
 class Views(VOSModel):
@@ -37,19 +37,9 @@ class Views(VOSModel):
     flip: bool = False
 
     @property
-    def introduces(self) -> str:
-        """As the system does."""
-        return self.model.introduces
-
-    @property
-    def pastes(self) -> bool:
-        """As the system does."""
-        return self.model.pastes
-
-    @property
-    def soft_feedback(self) -> bool:
-        """As the system does."""
-        return self.model.soft_feedback
+    def traits(self) -> Traits:
+        """Those of the system."""
+        return self.model.traits
 
     @property
     def mesh(self) -> Mesh | None:
@@ -58,8 +48,8 @@ class Views(VOSModel):
 
     @property
     def systems(self) -> list[VOSModel]:
-        """The system at each scale."""
-        return [self.model.clone(scale=scale) for scale in self.scales]
+        """The system at each scale; its own scale, where it has one, is multiplied."""
+        return [self.model.clone(scale=self.model.scale * scale) for scale in self.scales]
 
     def preprocess(self, frame: np.ndarray) -> tuple[np.ndarray, ...]:
         """The sides of the frame as the system at each scale wants them, [S, h, w, 3]."""
@@ -75,12 +65,13 @@ class Views(VOSModel):
         features: tuple,
         masks: jax.Array,
         valid: jax.Array,
-        references: int = 1,
+        num_references: int = 1,
         train: bool = False,
     ) -> tuple:
         """Memory of the first frame."""
         masks, valid = self._sides(masks), self._repeated(valid)
-        return self._each("start", features, masks=masks, valid=valid, references=references)
+        shared = dict(masks=masks, valid=valid, num_references=num_references)
+        return self._each("start", features, **shared)
 
     def segment(self, memory: tuple, features: tuple) -> tuple:
         """Prediction at each scale."""

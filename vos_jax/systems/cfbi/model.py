@@ -32,16 +32,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vos_jax.models.cfbi_ensembler import Ensembler
-from vos_jax.models.cfbi_frames import (
-    Features,
-    Memory,
-    labels_at_scales,
-    merge_labels,
-    network_size,
-    one_hot_labels,
-)
-from vos_jax.models.label_logits import LabelLogitsModel, Prediction
 from vos_jax.nn.deeplab import normalise
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
 from vos_jax.nn.fpn import FPN
@@ -56,13 +46,21 @@ from vos_jax.ops.losses import EXCLUDED, bootstrapped_cross_entropy
 from vos_jax.ops.matching import global_matching, normalise_distance
 from vos_jax.ops.multi_local import multi_local_matching
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
+from vos_jax.systems.base import Traits
+from vos_jax.systems.cfbi.ensembler import Ensembler
+from vos_jax.systems.cfbi.frames import (
+    Features,
+    Memory,
+    labels_at_scales,
+    merge_labels,
+    network_size,
+)
+from vos_jax.systems.label_logits import LabelLogitsModel, Prediction
 
 
 class CFBI(LabelLogitsModel):
     """The network. Fields are CFBI's released configuration; tuples have an entry per scale."""
 
-    introduces = "after"
-    pastes = True
     named_windows = {name: ((2, 4, 6, 8, 10, 12),) for name in ("code", "paper")}
 
     backbone: str = "resnet101"  # or "mobilenet_v2"
@@ -71,7 +69,7 @@ class CFBI(LabelLogitsModel):
     frozen: bool = True  # ... in ASPP and decoder
     momentum: float = 0.9  # of live statistics
     dropout: float = 0.1  # after the ASPP, in training
-    features: int = 256  # channels of ASPP and decoder
+    decoder_channels: int = 256  # of ASPP and decoder
     embedding_dim: int = 100
     head_width: int = 256  # channels of the head's first stage
     groups: int = 32  # of most group normalisations
@@ -88,13 +86,14 @@ class CFBI(LabelLogitsModel):
     matching_dtype: str = "float32"  # of what is compared; "float16" is the release's option
     max_long_edge: int = 1040  # longer frames are shrunk (800 with several views)
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
-    scale: float = 1.0  # of the frame after that, see models.views
+    scale: float = 1.0  # of the frame after that, see systems.views
     dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
 
     @property
-    def backbone_scopes(self) -> tuple[tuple[str, ...], ...]:
+    def traits(self) -> Traits:
         """ResNet-101 comes with ASPP and decoder (trained on COCO), MobileNetV2 alone."""
-        return (("deeplab",),) if self.backbone == "resnet101" else (("deeplab", "backbone"),)
+        scope = ("deeplab",) if self.backbone == "resnet101" else ("deeplab", "backbone")
+        return Traits(backbone_scopes=(scope,))
 
     def setup(self):
         scales = len(self.scale_windows)
@@ -107,7 +106,7 @@ class CFBI(LabelLogitsModel):
         dtype = jnp.dtype(self.dtype)
         self.deeplab = DenseDeepLabV3Plus(
             backbone=self.backbone,
-            features=self.features,
+            features=self.decoder_channels,
             width=self.width,
             frozen_backbone=self.frozen_backbone,
             frozen=self.frozen,
@@ -136,7 +135,7 @@ class CFBI(LabelLogitsModel):
     def _setup_scales(self, dtype):
         shared = dict(use_bias=True, activation=nn.relu, dtype=dtype)
         self.embedding_depthwise = ConvGroupNorm(
-            self.features, kernel=3, depthwise=True, groups=self.groups, **shared
+            self.decoder_channels, kernel=3, depthwise=True, groups=self.groups, **shared
         )
         self.embedding = ConvGroupNorm(self.embedding_dim, groups=self.embedding_dim // 4, **shared)
         self.prehead = ConvGroupNorm(self.head_width // 4, groups=self.head_width // 16, **shared)
@@ -169,7 +168,7 @@ class CFBI(LabelLogitsModel):
         features: Features,
         masks: jax.Array,
         valid: jax.Array,
-        references: int = 1,
+        num_references: int = 1,
         train: bool = False,
     ) -> Memory:
         """Memory of the first frame; every valid object takes part, also without a pixel."""
@@ -179,7 +178,7 @@ class CFBI(LabelLogitsModel):
         pixels, pixel_labels, sums = self._reference(
             features.embeddings, labels, masks.shape[1], train
         )
-        room = [(references - 1) * x.shape[1] for x in pixels]
+        room = [(num_references - 1) * x.shape[1] for x in pixels]
         return Memory(
             reference=tuple(
                 jnp.pad(x, ((0, 0), (0, n), (0, 0))) for x, n in zip(pixels, room, strict=True)
@@ -199,7 +198,8 @@ class CFBI(LabelLogitsModel):
         inputs = []
         for scale, current in enumerate(features.embeddings):
             cues = merge_labels(self._cues(memory, current, scale))
-            mask = one_hot_labels(memory.previous_labels[scale], memory.present.shape[1])
+            num_labels = memory.present.shape[1]
+            mask = jax.nn.one_hot(memory.previous_labels[scale], num_labels, axis=1)
             mask = mask[..., None].astype(current.dtype)
             previous = memory.previous[scale][:, None]
             frames = [jnp.broadcast_to(current[:, None], mask.shape[:-1] + current.shape[-1:])]
@@ -219,7 +219,7 @@ class CFBI(LabelLogitsModel):
         window and anywhere.
         """
         num_labels = memory.present.shape[1]
-        mask = one_hot_labels(memory.previous_labels[scale], num_labels)[..., None]
+        mask = jax.nn.one_hot(memory.previous_labels[scale], num_labels, axis=1)[..., None]
         distances = self._distances(memory, current, scale)
         if not self.background_matching:
             return jnp.concatenate([distances, mask], axis=-1)
@@ -229,34 +229,42 @@ class CFBI(LabelLogitsModel):
 
     def _distances(self, memory: Memory, current: jax.Array, scale: int) -> jax.Array:
         """Normalised distances to each label, anywhere and in windows, [B, L, hs, ws, 1 + n]."""
-        num_labels, size = memory.present.shape[1], current.shape[1:3]
-        query = self._matched(current, scale)
-        reference = memory.reference[scale]
-        capacity = memory.reference_labels[scale].shape[1]
-        count = memory.frames * (self._reference_pixels(size, scale))
-        anywhere = global_matching(
-            query,
-            reference,
-            memory.reference_labels[scale],
-            num_labels,
-            count=jnp.minimum(count, capacity),
+        bias = self._biases(memory.present.shape[1], scale)
+        anywhere = normalise_distance(self.match_anywhere(memory, current, scale), bias)[..., None]
+        within = normalise_distance(self.match_within(memory, current, scale), bias[:, None])
+        within = jnp.concatenate([within[..., -1:], within[..., :-1]], axis=-1)
+        if self.local_halved:
+            flat = resize_bilinear(within.reshape(*within.shape[:3], -1), current.shape[1:3])
+            within = flat.reshape(*flat.shape[:3], *within.shape[3:])
+        return jnp.moveaxis(jnp.concatenate([anywhere, within], axis=-1), 3, 1)
+
+    def match_anywhere(self, memory: Memory, current: jax.Array, scale: int) -> jax.Array:
+        """Squared distances [B, hs, ws, L] to each label's nearest reference pixel."""
+        labels = memory.reference_labels[scale]
+        count = memory.frames * self._reference_pixels(current.shape[1:3], scale)
+        return global_matching(
+            self._matched(current, scale),
+            memory.reference[scale],
+            labels,
+            memory.present.shape[1],
+            count=jnp.minimum(count, labels.shape[1]),
         )
+
+    def match_within(self, memory: Memory, current: jax.Array, scale: int) -> jax.Array:
+        """Squared distances [B, h', w', L, n] to the nearest previous pixel in each window.
+
+        h' and w' are hs and ws, or half of them where matching is halved.
+        """
+        query = self._matched(current, scale)
         previous = self._matched(memory.previous[scale], scale)
         labels = memory.previous_labels[scale]
         if self.local_halved:
-            half = tuple(n // 2 + 1 for n in size)
+            half = tuple(n // 2 + 1 for n in current.shape[1:3])
             query, previous = resize_bilinear(query, half), resize_bilinear(previous, half)
             labels = resize_nearest(labels, half, align_corners=False)
         windows, rate = self.scale_windows[scale], self.local_rates[scale]
-        within = multi_local_matching(query, previous, labels, num_labels, windows, rate)
-        bias = self._biases(num_labels, scale)
-        anywhere = normalise_distance(anywhere, bias)[..., None]
-        within = normalise_distance(within, bias[:, None])
-        within = jnp.concatenate([within[..., -1:], within[..., :-1]], axis=-1)
-        if self.local_halved:
-            flat = resize_bilinear(within.reshape(*within.shape[:3], -1), size)
-            within = flat.reshape(*flat.shape[:3], *within.shape[3:])
-        return jnp.moveaxis(jnp.concatenate([anywhere, within], axis=-1), 3, 1)
+        num_labels = memory.present.shape[1]
+        return multi_local_matching(query, previous, labels, num_labels, windows, rate)
 
     def _biases(self, num_labels: int, scale: int) -> jax.Array:
         """What is added to the distances to each label, [L]."""
@@ -363,7 +371,7 @@ class CFBI(LabelLogitsModel):
 class CFBIPlus(CFBI):
     """CFBI+: matching at three scales of a feature pyramid. Fields are its released configuration.
 
-    The embeddings have `features` channels; `embedding_dim` and `local_halved` are CFBI's.
+    The embeddings have `decoder_channels` channels; `embedding_dim` and `local_halved` are CFBI's.
     """
 
     named_windows = {
@@ -378,7 +386,7 @@ class CFBIPlus(CFBI):
     local_halved: bool = False
 
     def _setup_scales(self, dtype):
-        self.fpn = FPN(self.features, self.groups, dtype)
+        self.fpn = FPN(self.decoder_channels, self.groups, dtype)
 
     def _embed(self, maps: Maps) -> tuple[jax.Array, ...]:
         return self.fpn((maps.decoded, maps.mid_level, maps.pyramid))

@@ -1,0 +1,15 @@
+"""The table of systems: the one place that lists them.
+
+Commands, benchmarks, error messages and tests read it. A system is added by a folder that defines a
+`SYSTEM` and by a line here; a toy system of a test by `monkeypatch.setitem(SYSTEMS, ...)`.
+"""
+
+from vos_jax.systems import cfbi, feelvos, stm
+from vos_jax.systems.base import System
+
+SYSTEMS: dict[str, System] = {
+    "feelvos": feelvos.SYSTEM,
+    "stm": stm.SYSTEM,
+    "cfbi": cfbi.SYSTEM,
+    "cfbi_plus": cfbi.SYSTEM_PLUS,
+}
