@@ -1,6 +1,6 @@
 """CFBI (ECCV 2020): background matched and attended to as thoroughly as the objects.
 
-    python -m vos_jax.main --config configs/cfbi.py[:PRESET] --workdir DIR
+    python -m vos_jax.main --config configs/cfbi.py[:PRESET] [--workdir DIR]
 
 Presets:
     quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores
@@ -27,6 +27,7 @@ that.
 from ml_collections import ConfigDict
 
 from vos_jax.presets import cfbi as recipe
+from vos_jax.presets import common
 
 # Table 4: background in pixel-level matching, in instance-level attention, biases of the distances.
 BACKGROUND = {
@@ -50,9 +51,8 @@ PRESETS = (
 
 def get_config(preset: str = "quick") -> ConfigDict:
     """The configuration of a preset; ValueError names the known ones."""
-    if preset not in PRESETS:
-        raise ValueError(f"configs/cfbi.py: no preset {preset!r}; there are {', '.join(PRESETS)}")
-    config = recipe.paper(_model())
+    common.check_preset(preset, PRESETS, "configs/cfbi.py")
+    config = recipe.paper("cfbi")
     if preset == "paper_davis" or preset in BACKGROUND:
         recipe.restrict_to_davis(config)
     if preset == "small":
@@ -70,33 +70,3 @@ def get_config(preset: str = "quick") -> ConfigDict:
         field, rate = ATROUS[row]
         config.inference[field] = (rate,)
     return config
-
-
-def _model() -> dict:
-    """The network of the release."""
-    return {
-        "name": "cfbi",
-        "backbone": "resnet101",  # release
-        "width": 1.0,  # of MobileNetV2
-        "frozen_backbone": True,  # release: FrozenBatchNorm everywhere
-        "frozen": True,
-        "momentum": 0.99,  # of live statistics
-        "dropout": 0.1,  # release: after the ASPP
-        "features": 256,  # release: ASPP and decoder
-        "embedding_dim": 100,  # release
-        "head_width": 256,  # release
-        "groups": 32,  # release: GroupNorm
-        "matching_dims": (100,),  # release: all of the embedding
-        "windows": "code",  # 2, 4, ..., 12, as in the paper
-        "global_rates": (1,),  # release: no atrous matching in training
-        "local_rates": (1,),
-        "min_pixels": 0,
-        "local_halved": True,  # release: multi-local matching at half resolution
-        "matching_bias": True,
-        "background_matching": True,
-        "background_attention": True,
-        "matching_dtype": "float32",  # "float16" is the release's faster option
-        "max_long_edge": 1040,  # release: 800 * 1.3
-        "short_side": 0,  # frames as they are
-        "dtype": "float32",
-    }

@@ -1,6 +1,6 @@
 """CFBI+ (TPAMI 2021): CFBI's matching at three scales of a feature pyramid, atrous at the finest.
 
-    python -m vos_jax.main --config configs/cfbi_plus.py[:PRESET] --workdir DIR
+    python -m vos_jax.main --config configs/cfbi_plus.py[:PRESET] [--workdir DIR]
 
 Presets:
     quick          (default) a small network on embedded synthetic clips; minutes on two CPU cores
@@ -22,17 +22,15 @@ published) under `paper_davis`; the files were not at hand to verify that.
 from ml_collections import ConfigDict
 
 from vos_jax.presets import cfbi as recipe
+from vos_jax.presets import common
 
 PRESETS = ("quick", "small", "paper", "paper_2x", "paper_davis", "paper_windows")
 
 
 def get_config(preset: str = "quick") -> ConfigDict:
     """The configuration of a preset; ValueError names the known ones."""
-    if preset not in PRESETS:
-        raise ValueError(
-            f"configs/cfbi_plus.py: no preset {preset!r}; there are {', '.join(PRESETS)}"
-        )
-    config = recipe.paper(_model())
+    common.check_preset(preset, PRESETS, "configs/cfbi_plus.py")
+    config = recipe.paper("cfbi_plus")
     if preset == "paper_2x":
         config.train.steps = 200_000
     if preset == "paper_windows":
@@ -48,33 +46,3 @@ def get_config(preset: str = "quick") -> ConfigDict:
         config.model.matching_dims = (8, 16, 32)
     recipe.derive_schedules(config)
     return config
-
-
-def _model() -> dict:
-    """The network of the release."""
-    return {
-        "name": "cfbi_plus",
-        "backbone": "resnet101",  # release
-        "width": 1.0,  # of MobileNetV2
-        "frozen_backbone": True,  # release: FrozenBatchNorm everywhere
-        "frozen": True,
-        "momentum": 0.99,  # of live statistics
-        "dropout": 0.1,  # release: after the ASPP
-        "features": 256,  # release: ASPP, decoder and the pyramid of embeddings
-        "head_width": 256,  # release
-        "groups": 32,  # release: GroupNorm
-        # Of stride 4, 8 and 16.
-        "matching_dims": (32, 64, 128),  # release: leading channels of the embeddings
-        "windows": "code",  # 2, 4, ..., 10 at stride 16; "paper": 4, 6, 8, 10
-        "global_rates": (2, 1, 1),  # release; its evaluator needs --global_atrous_rate 2 for that
-        "local_rates": (2, 1, 1),  # release
-        "min_pixels": 0,
-        "local_halved": False,  # release: every scale at its own resolution
-        "matching_bias": True,
-        "background_matching": True,
-        "background_attention": True,
-        "matching_dtype": "float32",  # "float16" is the release's faster option
-        "max_long_edge": 1040,  # release: 800 * 1.3
-        "short_side": 0,  # frames as they are
-        "dtype": "float32",
-    }

@@ -1,6 +1,6 @@
 """FEELVOS (CVPR 2019): embeddings matched to the first and the previous frame.
 
-    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR
+    python -m vos_jax.main --config configs/feelvos.py[:PRESET] [--workdir DIR]
 
 Presets:
     quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores
@@ -34,13 +34,8 @@ PRESETS = ("quick", "small", "paper", "paper_davis", *ABLATION)
 
 def get_config(preset: str = "quick") -> ConfigDict:
     """The configuration of a preset; ValueError names the known ones."""
-    if preset not in PRESETS:
-        raise ValueError(
-            f"configs/feelvos.py: no preset {preset!r}; there are {', '.join(PRESETS)}"
-        )
+    common.check_preset(preset, PRESETS, "configs/feelvos.py")
     config = _paper()
-    config.optim.steps = config.train.get_ref("steps") + 0  # ends with the run unless set apart
-    config.train.teacher_forcing_steps = config.train.get_ref("steps") + 0
     if preset == "paper_davis" or preset in ABLATION:
         del config.data.train["youtube_vos"]
     if preset in ABLATION:
@@ -59,113 +54,48 @@ def get_config(preset: str = "quick") -> ConfigDict:
 
 
 def _paper() -> ConfigDict:
-    """The released run on DAVIS-2017 and YouTube-VOS."""
-    return ConfigDict(
+    """The released run on DAVIS-2017 and YouTube-VOS.
+
+    release: init.backbone is Xception-65 with ImageNet + COCO weights.
+    """
+    config = common.new_config("feelvos")
+    config.train.update(
         {
-            "seed": 0,
-            "model": _model(),
-            "data": _data(),
-            "train": {
-                "steps": 200_000,  # release: train.sh
-                "batch": 6,  # release: 2 GPUs with 3 videos make one update
-                "accumulate": 1,
-                "ema": 0.0,
-                "num_given": 2,  # reference and previous frame come with their masks
-                "teacher_forcing_steps": 200_000,  # of all frames the memory is the true masks'
-                "model": {"output_stride": 16},  # ... and trains at 16, same weights
-                **common.saving(),
-            },
-            "optim": _optim(),
-            "loss": {
-                "fraction": 0.15,  # paper sec. 4: hardest 15 %
-                "mining_steps": 100_000,  # release: reached after 100 000 steps
-                "scale": 3.0,  # release: losses of the 3 videos of a GPU are summed
-            },
-            "inference": common.views(),
-            # release: init.backbone is Xception-65 with ImageNet + COCO weights
-            **common.run_sections(),
+            "steps": 200_000,  # release: train.sh
+            "batch": 6,  # release: 2 GPUs with 3 videos make one update
+            "num_given": 2,  # reference and previous frame come with their masks
         }
     )
-
-
-def _model() -> dict:
-    """The network of the release."""
-    return {
-        "name": "feelvos",
-        "backbone": "xception_65",  # release: model_variant
-        "width": 1.0,  # of MobileNetV2
-        "output_stride": 8,  # release: eval.sh tests at 8 ...
-        "features": 256,  # release: ASPP, decoder and head
-        "embedding_dim": 100,  # paper sec. 4
-        "embedding_init": "release",
-        "window": 15,  # paper sec. 4: k = 15 (a half size)
-        "k_nearest": 1,  # release
-        "samples": 1024,  # paper sec. 3.5
-        "first_frame_global": True,
-        "previous_frame_local": True,
-        "previous_frame_global": False,
-        "previous_prediction": True,
-        "previous_mask": "hard",  # release; the paper feeds back "soft" posteriors
-        "frozen_backbone": True,  # release: fine_tune_batch_norm=False
-        "frozen": True,
-        "momentum": 0.9997,  # release
-        "dropout": 0.1,  # release: concat_projection
-        "short_side": 0,  # release: native resolution
-        "dtype": "float32",
-    }
-
-
-def _data() -> dict:
-    """Crops, frames and sources of the released run."""
-    return {
-        "dir": "",  # or VOS_JAX_DATA_DIR
-        "crop": (465, 465),  # release: train.sh
-        "short_side": 0,  # 0: frames as they are
-        "scale": (1.0, 1.3),  # release: min/max_scale_factor
-        "flip": 0.5,  # release
-        "max_objects": 10,  # slots; no DAVIS-2017 clip has more objects
-        "clip": {
-            "choose": "reference_and_run",
-            "frames": 3,  # paper sec. 3.5
-            "max_gap": 1,  # release: previous and query follow each other
-        },
-        "groups": (
-            (0,),
-            (1, 2),
-        ),  # release: reference drawn apart, the pair shares its augmentation
-        "workers": 16,
-        "on_bad_clip": "raise",
-        # release: several sets are mixed with equal probability
-        "train": common.davis("train") | common.youtube_vos(),
-        "eval": common.davis("val"),
-    }
-
-
-def _optim() -> dict:
-    """SGD with the quirks of the released trainer."""
-    return {
-        "name": "sgd",
-        "learning_rate": 7e-4,  # release: base_learning_rate
-        "schedule": "poly",
-        "power": 0.9,  # release
-        "warmup_steps": 0,  # release: none
-        "warmup_start": 0.0,
-        "boundaries": (),  # of the "step" schedule
-        "decay_factor": 0.1,
-        "momentum": 0.9,  # release
-        "nesterov": False,
-        "b1": 0.9,  # of Adam, as are b2 and eps
-        "b2": 0.999,
-        "eps": 1e-8,
-        "weight_decay": 4e-5,  # release
-        "decay": (r"^(?!.*depthwise).*kernel$",),  # release: not depthwise, not BN, not biases
-        # release: gradients of biases x2 (its BatchNorm calls them beta: not meant)
-        "gradient_multipliers": ((r"^(embedding|head)/.*bias$", 2.0),),
-        "rate_multipliers": (),
-        "clip": "per_parameter",
-        "clip_norm": 5.0,  # release: every gradient on its own
-        "freeze": (),
-    }
+    # release: of all frames the memory is the true masks'
+    config.train.teacher_forcing_steps = common.follow(config.train, "steps")
+    # release: eval.sh tests at output stride 8, train.sh trains at 16, with the same weights
+    config.train.model = ConfigDict({"output_stride": 16})
+    config.loss.scale = 3.0  # release: losses of the 3 videos of a GPU are summed
+    config.data.update(
+        {
+            "scale": (1.0, 1.3),  # release: min/max_scale_factor; crops of 465x465, flip 0.5
+            # release: reference drawn apart, the pair (previous, query) shares its augmentation
+            "groups": ((0,), (1, 2)),
+        }
+    )
+    # paper sec. 3.5: three frames; release: previous and query follow each other
+    config.data.clip.update({"choose": "reference_and_run", "frames": 3, "max_gap": 1})
+    # release: several sets are mixed with equal probability
+    train = common.davis("train") | common.youtube_vos()
+    common.use_sources(config, train, common.davis("val"))
+    config.optim.update(
+        {
+            "name": "sgd",
+            "learning_rate": 7e-4,  # release: base_learning_rate; momentum 0.9
+            "schedule": "poly",  # release: power 0.9
+            "weight_decay": 4e-5,  # release
+            "decay": (r"^(?!.*depthwise).*kernel$",),  # release: not depthwise, norms, biases
+            # release: gradients of biases x2 (its BatchNorm calls them beta: not meant)
+            "gradient_multipliers": ((r"^(embedding|head)/.*bias$", 2.0),),
+            "clip": "per_parameter",  # release: every gradient on its own, to norm 5
+        }
+    )
+    return config
 
 
 def _shrink_to_small(config: ConfigDict) -> None:
@@ -174,7 +104,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
         {
             "backbone": "mobilenet_v2",
             "output_stride": 16,
-            "features": 128,
+            "decoder_channels": 128,
             "embedding_dim": 64,
             "embedding_init": "identity",
             "window": 12,
@@ -197,7 +127,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
     config.model.previous_mask = "soft"
     del config.data.train["youtube_vos"]
     config.data.clip.max_gap = 3
-    config.train.update({"steps": 3_000, "batch": 2, "model": {"output_stride": 16}})
+    config.train.update({"steps": 3_000, "batch": 2})
     config.optim.update(
         {
             "name": "adam",
@@ -219,7 +149,7 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "backbone": "mobilenet_v2",
             "output_stride": 16,
             "width": 0.25,
-            "features": 32,
+            "decoder_channels": 32,
             "embedding_dim": 16,
             "embedding_init": "identity",
             "window": 6,
@@ -229,15 +159,10 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "dropout": 0.0,
         }
     )
-    config.data.update(
-        {
-            "crop": (96, 96),
-            "max_objects": 3,
-        }
-    )
+    config.data.update({"crop": (96, 96), "max_objects": 3})
     common.use_synthetic(config)
     config.data.clip.max_gap = 4
-    config.train.update({"steps": 800, "batch": 8, "model": {"output_stride": 16}})
+    config.train.update({"steps": 800, "batch": 8})
     config.optim.update({"name": "adam", "learning_rate": 3e-3, "clip": "global"})
     config.loss.update({"mining_steps": 800, "scale": 1.0})
     common.watch_short_run(config, 0)

@@ -1,6 +1,6 @@
 """STM (ICCV 2019): a memory of past frames that every pixel of the current one reads.
 
-    python -m vos_jax.main --config configs/stm.py[:PRESET] --workdir DIR
+    python -m vos_jax.main --config configs/stm.py[:PRESET] [--workdir DIR]
 
 Presets:
     quick         (default) a small network on embedded synthetic clips; minutes on two CPU cores
@@ -38,8 +38,7 @@ PRESETS = ("quick", "small", "paper", "paper_davis", *ROWS, *(f"{row}_quick" for
 
 def get_config(preset: str = "quick") -> ConfigDict:
     """The configuration of a preset; ValueError names the known ones."""
-    if preset not in PRESETS:
-        raise ValueError(f"configs/stm.py: no preset {preset!r}; there are {', '.join(PRESETS)}")
+    common.check_preset(preset, PRESETS, "configs/stm.py")
     config = _paper()
     if preset == "paper_davis":
         del config.data.train["youtube_vos"]
@@ -47,7 +46,6 @@ def get_config(preset: str = "quick") -> ConfigDict:
         _shrink_to_small(config)
     if preset.endswith("quick"):
         _shrink_to_quick(config)
-    config.optim.steps = config.train.get_ref("steps") + 0  # ends with the run unless set apart
     row = preset.removesuffix("_quick")
     if row in MEMORIES:
         first, previous, every = MEMORIES[row]
@@ -55,117 +53,57 @@ def get_config(preset: str = "quick") -> ConfigDict:
             {"memory_first": first, "memory_previous": previous, "memory_every": every}
         )
     if row == "ablation_pretrain_only":
-        config.data.pretrain.steps = config.train.get_ref("steps") + 0
+        config.data.pretrain.steps = common.follow(config.train, "steps")
     if row == "ablation_main_only":
         config.data.pretrain.steps = 0
     return config
 
 
 def _paper() -> ConfigDict:
-    """Two stages in one run."""
-    return ConfigDict(
+    """Two stages in one run.
+
+    paper: init.backbone is ResNet-50 with ImageNet weights, for both encoders; masks that were
+    predicted are memorised, as soft as they are.
+    """
+    config = common.new_config("stm")
+    config.train.update(
         {
-            "seed": 0,
-            "model": _model(),
-            "data": _data(),
-            "train": {
-                "steps": 745_000,  # author: about 500 000 on images and 245 000 on videos
-                "batch": 4,  # paper
-                "accumulate": 1,
-                "ema": 0.0,
-                "num_given": 1,  # the first frame comes with its masks
-                "teacher_forcing_steps": 0,  # paper: predicted masks are memorised, as soft as they are
-                "model": {"length": 3},  # room for the frames of a training clip
-                **common.saving(),
-            },
-            "optim": {
-                "name": "adam",  # paper
-                "learning_rate": 1e-5,  # paper: fixed
-                "schedule": "constant",
-                "warmup_steps": 0,
-                "warmup_start": 0.0,
-                "b1": 0.9,
-                "b2": 0.999,
-                "eps": 1e-8,
-                "weight_decay": 0.0,
-                "decay": (),
-                "gradient_multipliers": (),
-                "rate_multipliers": (),
-                "clip": "none",
-                "clip_norm": 0.0,
-                "freeze": (),
-            },
-            "loss": {"scale": 1.0},
-            "inference": {
-                **common.views(),
-                "memory_first": True,
-                "memory_previous": True,
-                "memory_every": 5,  # release
-                "capacity": 0,  # frames; 0: room for a clip of `length` frames
-                "length": 105,  # the longest clip of DAVIS has 104
-                "eviction": "thin",
-                "memory_devices": 1,  # over so many devices the frames in memory are spread
-            },
-            # author: init.backbone is ResNet-50 with ImageNet weights, for both encoders
-            **common.run_sections(),
+            "steps": 745_000,  # author: about 500 000 on images and 245 000 on videos
+            "batch": 4,  # paper
         }
     )
-
-
-def _model() -> dict:
-    """The network of the release."""
-    return {
-        "name": "stm",
-        "backbone": "resnet50",  # paper
-        "width": 1.0,  # multiplies the channels of the backbone
-        "frozen": True,  # paper: BatchNorm is disabled
-        "key_dim": 128,  # paper
-        "value_dim": 512,  # paper
-        "features": 256,  # release: decoder
-        "scaled": True,  # release: scores / sqrt(key_dim); the paper's equation has no factor
-        "top_k": 0,
-        "aggregation_channels": 11,  # release
-        "detach": False,  # ours: gradients flow through memorised masks
-        "short_side": 0,  # release: native resolution
-        "scale": 1.0,
-        "dtype": "float32",
-    }
-
-
-def _data() -> dict:
-    """Videos as the author describes the second stage; `pretrain` is what the first one changes."""
-    return {
-        "dir": "",  # or VOS_JAX_DATA_DIR
-        "crop": (384, 384),  # paper
-        "short_side": 384,
-        "scale": (1.0, 1.25),  # author: shorter side from 384 to the original's, 480 in DAVIS
-        "flip": 0.5,  # ours
-        "max_objects": 5,  # ours; slots in training
-        "clip": {
-            "choose": "ordered",
+    config.train.model = ConfigDict({"length": 3})  # room for the frames of a training clip
+    config.optim.learning_rate = 1e-5  # paper: Adam, fixed
+    config.data.update(
+        {
+            "crop": (384, 384),  # paper
+            "short_side": 384,
+            "scale": (1.0, 1.25),  # author: shorter side from 384 to the original's, 480 in DAVIS
+            "max_objects": 5,  # ours; slots in training
+        }
+    )
+    config.data.clip.update(
+        {
             "frames": 3,  # paper
             "max_gap": 26,  # paper: up to 25 frames are skipped
             # author: the limit grows by 5 every 20 epochs of 3771 clips
             "growth": {"start": 1, "step": 5, "every": 75_420},
-        },
-        "groups": ((0, 1, 2),),
-        # author: zoom of the axes, affine; the other ranges are ours
-        "warp": {
-            "rotate": 10.0,
-            "shear": 5.0,
-            "zoom": (0.9, 1.1),
-            "shift": 0.0,
-            "elastic": 0.0,
-            "colour": 0.1,
-        },
-        "paste": 0,
-        "workers": 16,
-        "on_bad_clip": "raise",
-        "train": common.davis("train") | common.youtube_vos(),
-        "eval": common.davis("val"),
-        "pretrain": {
+        }
+    )
+    # author: zoom of the axes, affine; the other ranges are ours
+    config.data.warp.update({"rotate": 10.0, "shear": 5.0, "zoom": (0.9, 1.1), "colour": 0.1})
+    train = common.davis("train") | common.youtube_vos()
+    common.use_sources(config, train, common.davis("val"))
+    config.data.pretrain = _still_images()
+    return config
+
+
+def _still_images() -> ConfigDict:
+    """What the first stage changes: each image becomes a clip of three views of it."""
+    return ConfigDict(
+        {
             "steps": 500_000,  # author: two million samples
-            "clip": {"choose": "still", "frames": 3},  # paper: three views of one image
+            "clip": {"choose": "still", "frames": 3},  # paper
             # paper: rotation, shearing, zooming, translation, cropping; the ranges are ours
             "scale": (1.0, 1.5),
             "warp": {
@@ -173,14 +111,13 @@ def _data() -> dict:
                 "shear": 10.0,
                 "zoom": (0.9, 1.1),
                 "shift": 0.1,
-                "elastic": 0.0,
                 "colour": 0.1,
             },
             "paste": 2,  # ours: objects of other images, so that clips have several
             # Folders of image and mask pairs; add more of them, such as ECSSD and HKU-IS.
             "train": {"images": {"kind": "images", "dir": "MSRA10K"}},
-        },
-    }
+        }
+    )
 
 
 def _shrink_to_small(config: ConfigDict) -> None:
@@ -190,10 +127,10 @@ def _shrink_to_small(config: ConfigDict) -> None:
             "backbone": "mobilenet_v2",
             "key_dim": 64,
             "value_dim": 128,
-            "features": 64,
+            "decoder_channels": 64,
             # with ImageNet features and fresh keys three quarters of what an object's pixels read
             # is the object, a third with the release's scores
-            "scaled": False,
+            "scaled_scores": False,
             "short_side": 240,
         }
     )
@@ -208,14 +145,12 @@ def _shrink_to_small(config: ConfigDict) -> None:
     config.optim.update(
         {
             "schedule": "poly",
-            "power": 0.9,
             "learning_rate": 5e-4,
             "rate_multipliers": (
                 (r"/backbone/", 0.2),
                 (r"^memory_encoder/(mask|others)", 4.0),  # begin too small for ImageNet's norms
             ),
             "clip": "global",
-            "clip_norm": 5.0,
             # the first layers stay as ImageNet left them: no gradient is computed for them
             "freeze": (r"^query_encoder/backbone/features_[0-6]/",),
         }
@@ -236,8 +171,8 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "width": 0.375,
             "key_dim": 64,
             "value_dim": 64,
-            "features": 32,
-            "scaled": False,
+            "decoder_channels": 32,
+            "scaled_scores": False,
             "scale": 5 / 3,  # contours and objects of 30 pixels are fine for strides 4 and 16
         }
     )
@@ -255,13 +190,11 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     config.optim.update(
         {
             "schedule": "poly",
-            "power": 0.9,
             "learning_rate": 1e-3,
             "warmup_steps": 20,
             # what has no norm behind it takes smaller steps
             "rate_multipliers": ((r"^decoder/|/heads/", 0.5),),
             "clip": "global",
-            "clip_norm": 5.0,
         }
     )
     common.watch_short_run(config, 0)

@@ -145,7 +145,7 @@ class Runner:
         for scale, (near, far) in enumerate(names):
             embedding = features.embeddings[scale]
             cues = model.apply(variables, memory, embedding, scale, method=model._cues)[0]
-            count = len(model.windows[scale])
+            count = len(model.scale_windows[scale])
             arrays[far] = cues[..., 0]
             arrays[near] = jnp.moveaxis(cues[..., 1 : 1 + count], -1, 1)
         arrays[self._scaled("att")[0]] = model.apply(variables, memory, method=model._guidance)[0]

@@ -44,9 +44,7 @@ def batch(frames):
 
 @pytest.mark.parametrize("frames", [4, T])
 @pytest.mark.parametrize("num_given", [1, 2])
-def test_true_masks_are_remembered_in_teacher_forcing_steps_and_own_ones_from_then_on(
-    frames, num_given
-):
+def test_true_masks_are_remembered_while_forced_and_own_ones_from_then_on(frames, num_given):
     train = {"num_given": num_given, "teacher_forcing_steps": 3}
     objective = jax.jit(make_objective(Echo(), train, {}))
 

@@ -27,7 +27,7 @@ def matching_cases(options: argparse.Namespace) -> list[Case]:
 
 def _cfbi_cases(grid):
     """Stride 4, all reference pixels or (l=2) a quarter of them; windows at half of that."""
-    (channels,), (windows,) = CFBI.matching_dims, CFBI.windows
+    (channels,), (windows,) = CFBI.matching_dims, CFBI.named_windows["code"]
     product = f"matrix product, {channels} channels"
     cases = [Case(product, bare_product, partial(images, *grid, channels, channels))]
     for n in OBJECTS:
@@ -45,7 +45,7 @@ def _cfbi_plus_cases(grid):
     """Strides 4, 8 and 16 with their own channels, windows and gaps."""
     scales = zip(
         CFBIPlus.matching_dims,
-        CFBIPlus.windows,
+        CFBIPlus.named_windows["code"],
         CFBIPlus.global_rates,
         CFBIPlus.local_rates,
         strict=True,

@@ -1,7 +1,8 @@
 """A long video through the streaming segmenter: does anything grow?
 
 Fresh weights of the tiny model that the system's entry names, so that thousands of frames take
-minutes; what could grow (compilations, time, memory) does not depend on their size. Textured squares move over a textured background.
+minutes; what could grow (compilations, time, memory) does not depend on their size. Textured
+squares move over a textured background.
 """
 
 import statistics

@@ -1,52 +1,181 @@
-"""Parts that mean the same in the config of every system; configs/*.py say the rest."""
+"""Every section of a config with every key and its meaning; configs/*.py say what differs.
 
-from ml_collections import ConfigDict
+A key stands here once, at the value that changes nothing or that most runs want. The fields of
+config.model, of config.inference and of config.loss that belong to one system come from its module,
+whose defaults are the released configuration.
+"""
+
+import inspect
+from typing import Any
+
+from ml_collections import ConfigDict, FieldReference
+
+from vos_jax.systems.build import model_fields
+from vos_jax.systems.table import SYSTEMS
 
 
-def run_sections() -> dict:
-    """The sections eval, mesh, log and init of a published recipe."""
+def new_config(system: str) -> ConfigDict:
+    """All sections for a system of SYSTEMS; `data` has no source yet."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "model": _model(system),
+            "data": _data(),
+            "train": _train(),
+            "optim": _optim(),
+            "loss": {"scale": 1.0, **_loss_settings(system)},  # scale multiplies the loss
+            "eval": _eval(),
+            "inference": _inference(system),
+            "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: all that are left
+            "log": {"every": 100},  # steps between two lines
+            # folders written by vos_jax.convert: weights of the backbone, or of the whole system
+            "init": {"backbone": "", "model": ""},
+        }
+    )
+    config.optim.steps = follow(config.train, "steps")
+    return config
+
+
+def follow(section: ConfigDict, key: str) -> FieldReference:
+    """A value that is section's `key`, whatever it becomes, until it is set apart.
+
+    The reference itself would be the same field: setting it apart would change `key`, too.
+    """
+    return section.get_ref(key) + 0
+
+
+def _model(system: str) -> dict[str, Any]:
+    """The name and all fields of the module but those of the section inference."""
+    entry = SYSTEMS[system]
+    fields = model_fields(entry.model)
+    return {"name": system} | {k: v for k, v in fields.items() if k not in entry.inference}
+
+
+def _inference(system: str) -> dict[str, Any]:
+    """How a trained network is run; any other field of the module may be added to replace it."""
+    entry = SYSTEMS[system]
+    fields = model_fields(entry.model)
     return {
-        "eval": {
-            "every": 10_000,
-            "protocol": "davis2017",  # of vos_jax.metrics.protocols
-            "seen": "",  # youtube-vos: file with the names of the seen categories
-            "metric": "J&F-Mean",
-            "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
-            "overlay": True,
-        },
-        "mesh": {"data": -1, "fsdp": 1},
-        "log": {"every": 100},
-        # folders written by vos_jax.convert: weights of the backbone, or of the whole system
-        "init": {"backbone": "", "model": ""},
+        "slots": 0,  # object slots; 0: as many as the video has objects
+        # views whose probabilities are averaged: frames at these scales, also mirrored
+        "scales": (1.0,),
+        "flip": False,
+        **{name: fields[name] for name in entry.inference},
     }
 
 
-def saving() -> dict:
-    """Fields of the section train: when a run is saved."""
+def _loss_settings(system: str) -> dict[str, Any]:
+    """The settings of the system's losses and their defaults."""
+    parameters = inspect.signature(SYSTEMS[system].model.losses).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _data() -> dict[str, Any]:
+    """Training clips and their augmentation (data/pipeline.py, augment.py, warp.py); sources."""
     return {
+        "dir": "",  # root of the sources' folders; or the environment's VOS_JAX_DATA_DIR
+        "crop": (465, 465),  # height and width
+        "short_side": 0,  # frames are resized to it at scale 1; 0: they stay as they are
+        "scale": (1.0, 1.0),  # lowest and highest
+        "interpolation": "linear",  # or "cubic"
+        "flip": 0.5,  # probability
+        "max_objects": 10,  # slots; of more objects some are drawn
+        "clip": {
+            "choose": "ordered",  # of data/sampling.py
+            "frames": 3,
+            "max_gap": 1,  # annotated frames between two that follow each other, at most
+            # the limit begins at `start`, grows by `step` every so many examples up to max_gap;
+            # start 0: it is max_gap from the beginning
+            "growth": {"start": 0, "step": 0, "every": 1},
+        },
+        "groups": ((0, 1, 2),),  # frames that share scale, crop and flip
+        # what happens to each frame on its own; by default nothing
+        "warp": {
+            "rotate": 0.0,  # degrees, as is shear
+            "shear": 0.0,
+            "zoom": (1.0, 1.0),
+            "shift": 0.0,  # of the crop's sides
+            "elastic": 0.0,  # pixels
+            "colour": 0.0,
+        },
+        # the place of a crop is drawn so often, until its reference shows an object of more than so
+        # many pixels; tries 0: once, and objects are chosen by their size at stride 4
+        "balance": {"tries": 0, "pixels": 100},
+        "paste": 0,  # up to so many objects of other frames are laid over a clip; needs a warp
+        "workers": 16,  # threads
+        "on_bad_clip": "raise",  # or "skip": an unreadable file is counted, and another one drawn
+        # name -> {kind, dir, split, weight, ...}, see data/sources.py
+        "train": {},
+        "eval": {},
+        # the first `steps` steps; other keys replace those of `data` there
+        "pretrain": {"steps": 0},
+    }
+
+
+def _train() -> dict[str, Any]:
+    """The run."""
+    return {
+        "steps": 100_000,
+        "batch": 8,  # videos of a step on all devices
+        "accumulate": 1,  # micro-batches of a step
+        "ema": 0.0,  # decay of averaged parameters; 0: none are kept
+        "num_given": 1,  # leading frames that come with their masks
+        # so many steps remember the true masks of later frames, too; then the predicted ones
+        "teacher_forcing_steps": 0,
+        "model": {},  # fields of the model that are others while it trains
         "save_steps": 1_000,
         "save_minutes": 15,  # 0: only every save_steps
         "keep_last": 2,
     }
 
 
-def views() -> dict:
-    """Fields of the section inference that every system has."""
+def _optim() -> dict[str, Any]:
+    """The optimizer (train/optim.py); patterns are searched in the paths of parameters."""
     return {
-        "max_objects": 0,  # 0: as many slots as the video has objects
-        # views whose probabilities are averaged: frames at these scales, also mirrored
-        "scales": (1.0,),
-        "flip": False,
+        "name": "adam",  # or "sgd"
+        "learning_rate": 1e-4,
+        "schedule": "constant",  # "poly" or "step"
+        "steps": 0,  # where "poly" ends; follows train.steps unless set apart
+        "power": 0.9,  # of "poly"
+        "boundaries": (),  # steps at which "step" multiplies by decay_factor
+        "decay_factor": 0.1,
+        "floor": 0.0,  # no rate is below it
+        "warmup_steps": 0,  # from warmup_start * learning_rate up, linearly
+        "warmup_start": 0.0,
+        "momentum": 0.9,  # of "sgd", as is nesterov
+        "nesterov": False,
+        "b1": 0.9,  # of "adam", as are b2 and eps
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay": 0.0,
+        "decay": (),  # patterns of the parameters that decay
+        "gradient_multipliers": (),  # (pattern, factor): before clipping
+        "rate_multipliers": (),  # (pattern, factor): of the learning rate
+        "clip": "none",  # "global" or "per_parameter"
+        "clip_norm": 5.0,
+        "freeze": (),  # patterns of the parameters that are not trained
     }
 
 
-def davis(split: str) -> dict:
+def _eval() -> dict[str, Any]:
+    """What is scored, and when."""
+    return {
+        "every": 10_000,  # steps; 0: at the end alone
+        "protocol": "davis2017",  # of metrics/protocols.py
+        "seen": "",  # youtube-vos: file with the names of the seen categories
+        "metric": "J&F-Mean",  # the best checkpoint's
+        "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
+        "overlay": True,
+    }
+
+
+def davis(split: str) -> dict[str, Any]:
     """DAVIS-2017 as a source of clips."""
     source = {"kind": "davis", "dir": "DAVIS", "split": split}
     return {"davis": source | {"weight": 1.0} if split == "train" else source}
 
 
-def youtube_vos() -> dict:
+def youtube_vos() -> dict[str, Any]:
     """The training set of YouTube-VOS as a source of clips."""
     return {
         "youtube_vos": {
@@ -56,6 +185,17 @@ def youtube_vos() -> dict:
             "weight": 1.0,
         }
     }
+
+
+def use_sources(config: ConfigDict, train: dict[str, Any], evaluation: dict[str, Any]) -> None:
+    """Trains and evaluates on these sources and no others."""
+    config.data.train, config.data.eval = ConfigDict(train), ConfigDict(evaluation)
+
+
+def use_synthetic(config: ConfigDict) -> None:
+    """Trains and evaluates on the embedded clips of synthetic-v1."""
+    train, test = ({"synthetic": {"kind": "synthetic", "split": s}} for s in ("train", "test"))
+    use_sources(config, train, test)
 
 
 def watch_short_run(config: ConfigDict, evaluate_every: int) -> None:
@@ -69,7 +209,7 @@ def watch_short_run(config: ConfigDict, evaluate_every: int) -> None:
     config.log.every = 20
 
 
-def use_synthetic(config: ConfigDict) -> None:
-    """Trains and evaluates on the embedded clips of synthetic-v1."""
-    for split, part in {"train": "train", "test": "eval"}.items():
-        config.data[part] = ConfigDict({"synthetic": {"kind": "synthetic", "split": split}})
+def check_preset(preset: str, presets: tuple[str, ...], file: str) -> None:
+    """ValueError with the known presets unless `preset` is one of them; file: of the config."""
+    if preset not in presets:
+        raise ValueError(f"{file}: no preset {preset!r}; there are {', '.join(presets)}")

@@ -74,8 +74,7 @@ class CFBI(LabelLogitsModel):
     head_width: int = 256  # channels of the head's first stage
     groups: int = 32  # of most group normalisations
     matching_dims: tuple[int, ...] = (100,)  # leading channels of the embedding that are matched
-    # or a name in named_windows, for example to leave the choice to the command line
-    windows: tuple[tuple[int, ...], ...] | str = named_windows["code"]
+    windows: tuple[tuple[int, ...], ...] | str = "code"  # or "paper", or half sizes per scale
     global_rates: tuple[int, ...] = (1,)  # of atrous matching
     local_rates: tuple[int, ...] = (1,)
     min_pixels: int = 0  # labels of no more than this times rate^2 pixels are matched whole
@@ -380,7 +379,6 @@ class CFBIPlus(CFBI):
     }
 
     matching_dims: tuple[int, ...] = (32, 64, 128)
-    windows: tuple[tuple[int, ...], ...] | str = named_windows["code"]
     global_rates: tuple[int, ...] = (2, 1, 1)
     local_rates: tuple[int, ...] = (2, 1, 1)
     local_halved: bool = False

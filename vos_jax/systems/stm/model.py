@@ -9,12 +9,12 @@ a softmax over all pixels of all memory frames (ops.memory_read); a decoder turn
 object's probability. Soft aggregation makes one distribution of the objects' probabilities, and the
 frame with these soft masks is written into the memory (memory_bank.py).
 
-Where the released code and the paper differ the code is followed: keys are compared with a factor
-1 / sqrt(128) (`scaled_scores=False` is the paper's equation), the memory encoder also sees the sum of the
-other objects' masks, frames are padded to multiples of 16 with black before they are normalised,
-and the softmax of the aggregation spans 11 channels whatever the number of objects is. Extensions:
-the memory is bounded; an object given later is written over the prediction of its frame, which
-stays in memory as the first frame does, and reads only frames from that one on.
+Where the released code and the paper differ the code is followed: keys are compared with a factor 1
+/ sqrt(128) (`scaled_scores=False` is the paper's equation), the memory encoder also sees the sum of
+the other objects' masks, frames are padded to multiples of 16 with black before they are
+normalised, and the softmax of the aggregation spans 11 channels whatever the number of objects is.
+Extensions: the memory is bounded; an object given later is written over the prediction of its
+frame, which stays in memory as the first frame does, and reads only frames from that one on.
 
 Glossary: B videos, N objects, H W frame size, h w the stride-16 grid of the padded frame.
 """
