@@ -19,7 +19,7 @@ TINY = {
     "backbone": "mobilenet_v2",
     "output_stride": 16,
     "width": 0.1,
-    "features": 8,
+    "decoder_channels": 8,
     "embedding_dim": 6,
     "window": 3,
 }

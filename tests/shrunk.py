@@ -3,6 +3,7 @@
 import contextlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -10,7 +11,7 @@ from configs.feelvos import get_config as full_config
 from vos_jax.systems.feelvos.model import FEELVOS, Features
 from vos_jax.train.optim import map_with_path
 
-MODEL = {"width": 0.1, "features": 8, "embedding_dim": 6, "window": 3}
+MODEL = {"width": 0.1, "decoder_channels": 8, "embedding_dim": 6, "window": 3}
 
 
 def get_config() -> ConfigDict:
@@ -29,7 +30,7 @@ def get_config() -> ConfigDict:
     config.train.update({"steps": 4, "batch": 2, "ema": 0.5, "save_steps": 0})
     config.optim.steps = 10  # a run of fewer steps is then the beginning of a longer one
     config.optim.freeze = (r"backbone/features_(\d|1[0-6])/",)
-    config.inference.max_objects = 2
+    config.inference.slots = 2
     config.eval.every = 0
     config.log.every = 1
     return config
@@ -65,5 +66,5 @@ class Encoded(FEELVOS):
     """
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
-        shared, embedding = inputs[..., : self.features], inputs[..., self.features :]
+        shared, embedding = jnp.split(inputs, [self.decoder_channels], axis=-1)
         return Features(shared.astype(self.dtype), embedding)

@@ -7,14 +7,14 @@ from ml_collections import ConfigDict
 
 from configs import cfbi, cfbi_plus, stm
 
-CFBI = {"width": 0.1, "features": 8, "head_width": 16, "groups": 2}
+CFBI = {"width": 0.1, "decoder_channels": 8, "head_width": 16, "groups": 2}
 # what the presets have in common, what is small about each model, how its clips are cut
 SYSTEMS = {
     "cfbi": (cfbi, {**CFBI, "embedding_dim": 8, "matching_dims": (8,)}, {"crop": (49, 49)}),
     "cfbi_plus": (cfbi_plus, {**CFBI, "matching_dims": (2, 4, 8)}, {"crop": (49, 49)}),
     "stm": (
         stm,
-        {"width": 0.1, "features": 8, "key_dim": 4, "value_dim": 8, "scale": 1.0},
+        {"width": 0.1, "decoder_channels": 8, "key_dim": 4, "value_dim": 8, "scale": 1.0},
         {"crop": (48, 48), "short_side": 0},
     ),
 }

@@ -19,8 +19,8 @@ class StubSegmenter:
 
     made = []
 
-    def __init__(self, model, variables, max_objects=None):
-        self.slots, self.fed, self._labels = max_objects, [], None
+    def __init__(self, model, variables, slots=None):
+        self.slots, self.fed, self._labels = slots, [], None
         StubSegmenter.made.append(self)
 
     def step(self, frame, masks=None):

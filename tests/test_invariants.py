@@ -16,7 +16,7 @@ import pytest
 
 from tests import sharded
 from tests.shrunk import Encoded, lively, quick_compilation
-from vos_jax.inference.streaming import VideoSegmenter, _compiled
+from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.systems.build import build_model, init_variables
 from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.objective import make_objective
@@ -115,7 +115,7 @@ def gradients(config, variables):
 
     The features are random; of the batch only the masks and the valid slots are used.
     """
-    head, features = variables["params"]["head"], config.model.features
+    head, features = variables["params"]["head"], config.model.decoder_channels
     shape = (sharded.ROWS, 3, 12, 12, features + config.model.embedding_dim)
     inputs = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
     fields = {name: value for name, value in config.model.items() if name != "name"}
@@ -213,16 +213,16 @@ def test_streaming_compiles_once_for_any_length_and_count_within_a_bucket(
 ):
     frames, masks = four_objects
     model = build_model(config.model)
-    _, step, _ = _compiled(model)
+    _, step, _ = compiled(model)
     stream(VideoSegmenter(model, variables), frames, masks[0])
-    compiled = step._cache_size()
+    programs = step._cache_size()
     three = np.where(masks[0] == 4, 0, masks[0])
     stream(VideoSegmenter(model, variables), np.concatenate([frames] * 3), three)
     one = np.where(masks[0] == 1, 1, 0)
-    stream(VideoSegmenter(model, variables, max_objects=3), frames[:2], one)
-    assert step._cache_size() == compiled
+    stream(VideoSegmenter(model, variables, slots=3), frames[:2], one)
+    assert step._cache_size() == programs
     stream(VideoSegmenter(model, variables), frames[:2], one)  # another bucket
-    assert step._cache_size() == compiled + 1
+    assert step._cache_size() == programs + 1
 
 
 @pytest.mark.parametrize("mesh", sharded.MESHES)

@@ -181,12 +181,12 @@ def test_too_many_probabilities_leave_no_output_behind(video, run, monkeypatch):
 
 
 def test_a_config_beside_a_checkpoint_counts_for_inference_and_must_agree_in_the_model(monkeypatch):
-    stored = {"model": {"name": "feelvos", "embedding": 100}, "inference": {"max_objects": 0}}
+    stored = {"model": {"name": "feelvos", "embedding": 100}, "inference": {"slots": 0}}
     monkeypatch.setattr(command, "import_variables", lambda path: ({"params": {}}, stored))
     monkeypatch.setattr(
-        command, "build_inference_model", lambda c: (c.model.name, c.inference.max_objects)
+        command, "build_inference_model", lambda c: (c.model.name, c.inference.slots)
     )
-    config = command.ConfigDict({**stored, "inference": {"max_objects": 7}})
+    config = command.ConfigDict({**stored, "inference": {"slots": 7}})
     assert command.load("c") == (("feelvos", 0), {"params": {}})
     assert command.load("c", config) == (("feelvos", 7), {"params": {}})
     config.model.embedding = 50

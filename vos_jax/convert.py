@@ -2,12 +2,11 @@
 
     python -m vos_jax.convert --model NAME --source PATH --out DIR [--config FILE[:PRESET]]
 
-NAME is a system (cfbi, cfbi_plus, feelvos, stm) or a backbone (deeplabv3plus_resnet101,
-xception_65, mobilenet_v2, resnet18, resnet34, resnet50, resnet101). PATH is the official file: a
-TensorFlow checkpoint prefix, a .pth (needs PyTorch), or an .npz of official names -> arrays. A
-system is built from the config, by default configs/NAME.py:paper, and every array must fit; of a
-backbone's file the heads are left out and listed. DIR then goes to --checkpoint or
---config.init.model (a system) or to --config.init.backbone (a backbone).
+NAME is a system or a backbone (--help lists them). PATH is the official file: a TensorFlow
+checkpoint prefix, a .pth (needs PyTorch), or an .npz of official names -> arrays. A system is built
+from the config, by default configs/NAME.py:paper, and every array must fit; of a backbone's file
+the heads are left out and listed. DIR then goes to --checkpoint or --config.init.model (a system)
+or to --config.init.backbone (a backbone).
 """
 
 import os
@@ -29,24 +28,19 @@ from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.resnet import DEPTHS, ResNet
 from vos_jax.nn.xception import Xception65
-from vos_jax.official import cfbi, feelvos, mobilenet_v2, resnet, stm, xception
+from vos_jax.official import deeplab_dense, mobilenet_v2, resnet, xception
 from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.official.naming import Imported
 from vos_jax.systems.build import build_model, variable_shapes
+from vos_jax.systems.table import SYSTEMS
 from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.manifest import build_manifest
 
 Importer = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Imported]
 
-SYSTEMS: dict[str, Importer] = {
-    "cfbi": cfbi.from_official,
-    "cfbi_plus": cfbi.from_official,
-    "feelvos": feelvos.from_official,
-    "stm": stm.from_official,
-}
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], Importer]] = {
     "xception_65": (Xception65, xception.from_official),
-    "deeplabv3plus_resnet101": (DenseDeepLabV3Plus, cfbi.deeplab_from_official),
+    "deeplabv3plus_resnet101": (DenseDeepLabV3Plus, deeplab_dense.from_official),
     "mobilenet_v2": (MobileNetV2, mobilenet_v2.from_official),
     **{f"resnet{d}": (partial(ResNet, depth=d), resnet.from_official) for d in DEPTHS},
 }
@@ -66,7 +60,7 @@ def convert(
         config = ConfigDict({"model": {"name": name}})
         target = jax.eval_shape(module().init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
     else:
-        importer = SYSTEMS[name]
+        importer = SYSTEMS[name].from_official
         if config.model.name != name:
             raise ValueError(
                 f"--model {name}: the config describes {config.model.name!r}; "
@@ -93,6 +87,11 @@ def summary(imported: Imported, out: str | os.PathLike) -> str:
     return "\n".join(lines)
 
 
+def released_systems() -> list[str]:
+    """The systems of which there is an official checkpoint to read."""
+    return [name for name, system in SYSTEMS.items() if system.from_official is not None]
+
+
 def default_config(name: str) -> str:
     """FILE:PRESET of a system's published configuration."""
     return f"{Path(__file__).resolve().parents[1] / 'configs' / name}.py:paper"
@@ -101,7 +100,7 @@ def default_config(name: str) -> str:
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags(argv)
-    names = [*SYSTEMS, *BACKBONES]
+    names = [*released_systems(), *BACKBONES]
     flags.DEFINE_enum("model", None, names, "what the checkpoint holds", flag_values=values)
     flags.DEFINE_string("source", None, "the official file, or an .npz of it", flag_values=values)
     flags.DEFINE_string("out", None, "folder to write; may be gs://", flag_values=values)

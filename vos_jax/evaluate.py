@@ -16,14 +16,13 @@ from tqdm import tqdm
 
 from vos_jax.data.clip import Video
 from vos_jax.inference.overlay import OverlayWriter
-from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.inference.streaming import VideoSegmenter, bucket
 from vos_jax.inference.writers import FrameResult, MaskWriter, Writer
 from vos_jax.metrics import tables
 from vos_jax.metrics.floors import CopyMask, NearestColour, given_labels
 from vos_jax.metrics.protocols import PROTOCOLS, Protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores
-from vos_jax.systems.base import bucket
 
 FLOORS = {"copy": CopyMask, "rgb": NearestColour}
 MODEL = "model"
@@ -171,7 +170,7 @@ def _methods(
 
     def of_model(video: Video) -> _FromFirstMask:
         slots = max_objects or len(video.ids)
-        return _FromFirstMask(segmenter(model, variables, max_objects=slots))
+        return _FromFirstMask(segmenter(model, variables, slots=slots))
 
     unknown = [name for name in floors if name not in FLOORS]
     if unknown:

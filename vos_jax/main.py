@@ -27,6 +27,7 @@ from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.metrics.floors import given_labels
 from vos_jax.metrics.protocols import Protocol, get_protocol
 from vos_jax.systems.build import build_inference_model, build_model
+from vos_jax.systems.propagation import Propagation
 from vos_jax.train.checkpoint import (
     Checkpoints,
     differing_fields,
@@ -219,7 +220,7 @@ def _evaluate(
         predictors=predictors,
         write_masks=final,
         overlay=final and config.eval.overlay,
-        max_objects=config.inference.max_objects or None,
+        max_objects=config.inference.slots or None,
         overwrite=overwrite,
     )
     return results.metrics[MODEL]
@@ -243,11 +244,11 @@ def _propagation(config: ConfigDict) -> Callable[[Video], Iterator[np.ndarray]]:
         )
     shared = ("backbone", "width", "window", "short_side")  # not every system has a window
     fields = {name: config.model[name] for name in shared if name in config.model}
-    model = build_model({"name": PROPAGATION, "output_stride": 8, **fields})
+    model = Propagation(output_stride=8, **fields)
     variables = initial_variables(model, {**config.init, "model": ""}, config.seed)
 
     def label_maps(video):
-        segmenter = VideoSegmenter(model, variables, max_objects=len(video.ids))
+        segmenter = VideoSegmenter(model, variables, slots=len(video.ids))
         for t in range(len(video)):
             given = video.given[t]
             masks = given_labels(video.mask(t), video.ids, given) if given.any() else None

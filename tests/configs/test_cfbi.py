@@ -193,7 +193,7 @@ def test_a_converted_mobilenet_becomes_the_backbone(system, tmp_path, monkeypatc
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_converted_deeplab_has_every_array_of_the_large_network_below_its_scope(system):
     model = build_model(SYSTEMS[system].get_config("paper").model)
-    assert model.backbone_scopes == (("deeplab",),)
+    assert model.traits.backbone_scopes == (("deeplab",),)
     converted = DenseDeepLabV3Plus()  # as `convert --model deeplabv3plus_resnet101` builds it
     target = jax.eval_shape(converted.init, jax.random.key(0), jnp.zeros((1, 33, 33, 3)))
     ours = {name: tree["deeplab"] for name, tree in shapes(system, "paper").items()}

@@ -32,7 +32,7 @@ def test_every_preset_builds_a_model_whose_optimizer_patterns_fit(preset):
     matching = ("first_frame_global", "previous_frame_local", "previous_frame_global")
     cues = sum(config.model[cue] for cue in (*matching, "previous_prediction"))
     first_kernel = params["head"]["layer0"]["depthwise"]["kernel"]
-    assert first_kernel.shape == (7, 7, 1, config.model.features + cues)
+    assert first_kernel.shape == (7, 7, 1, config.model.decoder_channels + cues)
     assert build_model(config.model).output_stride == config.model.output_stride
 
 
@@ -52,7 +52,12 @@ def test_paper_trains_as_published():
     config = get_config("paper")
     model, data, optim = config.model, config.data, config.optim
     assert (model.output_stride, config.train.model.output_stride) == (8, 16)
-    assert (model.features, model.embedding_dim, model.window, model.k_nearest) == (256, 100, 15, 1)
+    assert (model.decoder_channels, model.embedding_dim, model.window, model.k_nearest) == (
+        256,
+        100,
+        15,
+        1,
+    )
     assert (model.samples, model.dropout, model.momentum) == (1024, 0.1, 0.9997)
     assert model.frozen_backbone and model.frozen and model.previous_mask == "hard"
     assert model.short_side == data.short_side == 0

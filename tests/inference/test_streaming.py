@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.stm_cases import TINY
 from tests.shrunk import quick_compilation
+from tests.systems.stm.cases import TINY
 from vos_jax.inference.rollout import rollout
-from vos_jax.inference.streaming import VideoSegmenter, _compiled
+from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.systems.base import one_hot
 from vos_jax.systems.build import build_model, init_variables
 
@@ -64,7 +64,7 @@ def test_padded_slots_change_nothing(tiny_feelvos, clip):
     model, variables = tiny_feelvos
     frames, masks = clip
     labels, probabilities = stream(model, variables, frames, {0: masks[0]})
-    padded_labels, padded = stream(model, variables, frames, {0: masks[0]}, max_objects=8)
+    padded_labels, padded = stream(model, variables, frames, {0: masks[0]}, slots=8)
     np.testing.assert_array_equal(labels, padded_labels)
     np.testing.assert_allclose(probabilities, padded, atol=1e-6)
 
@@ -82,11 +82,11 @@ def test_a_second_video_of_the_same_shape_compiles_nothing(tiny_feelvos, clip):
     model, variables = tiny_feelvos
     frames, masks = clip
     stream(model, variables, frames, {0: masks[0]})
-    _, step, _ = _compiled(model)
+    _, step, _ = compiled(model)
     before = step._cache_size()
     one_object = np.where(masks[0] == 2, 0, masks[0])
     stream(model, variables, np.concatenate([frames, frames]), {0: masks[0]})
-    stream(model, variables, frames[::-1], {0: one_object}, max_objects=2)
+    stream(model, variables, frames[::-1], {0: one_object}, slots=2)
     assert step._cache_size() == before
 
 
@@ -141,7 +141,7 @@ def test_a_long_stream_compiles_once_and_nothing_grows(clip):
     with quick_compilation():
         model = build_model({**TINY, "capacity": 6})
         segmenter = VideoSegmenter(model, init_variables(model, jax.random.key(0)))
-        start, step, _ = _compiled(model)
+        start, step, _ = compiled(model)
         memory, alive, kept = [], [], []
         gc.collect()  # so that no earlier test's arrays go in the meantime
         for t in range(120):

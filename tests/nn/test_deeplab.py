@@ -7,7 +7,7 @@ import pytest
 
 from tests.fixtures import golden_parameters, load_npz, load_spec
 from vos_jax.nn.deeplab import DeepLabV3Plus, normalise
-from vos_jax.official import feelvos
+from vos_jax.systems.feelvos import official as feelvos
 
 TOLERANCE = 1e-4
 

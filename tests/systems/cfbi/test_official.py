@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures import load_spec
-from tests.models.cfbi_cases import mobilenet_spec, official_arrays
+from tests.systems.cfbi.cases import mobilenet_spec, official_arrays
 from vos_jax.convert import BACKBONES
 from vos_jax.systems.build import variable_shapes
 from vos_jax.systems.cfbi.model import CFBI, CFBIPlus

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from tests.models.stm_cases import TINY, tiny_stm
-from tests.models.streams import stream
 from tests.shrunk import quick_compilation
+from tests.systems.stm.cases import TINY, tiny_stm
+from tests.systems.streams import stream
 from vos_jax.inference.rollout import rollout
-from vos_jax.inference.streaming import _compiled
+from vos_jax.inference.streaming import compiled
 from vos_jax.systems.base import one_hot
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.stm.model import STM, Prediction, soft_aggregation
@@ -83,7 +83,7 @@ def test_streaming_equals_rollout_when_an_object_appears_later(tiny, clip):
 def test_padded_slots_change_neither_probabilities_nor_ids(tiny, clip, streamed):
     model, variables = tiny
     frames, masks = clip
-    labels, probabilities = stream(model, variables, frames, {0: masks[0]}, max_objects=8)
+    labels, probabilities = stream(model, variables, frames, {0: masks[0]}, slots=8)
     np.testing.assert_array_equal(labels, streamed[0])
     np.testing.assert_allclose(np.stack(probabilities), np.stack(streamed[1]), atol=1e-5)
 
@@ -114,10 +114,10 @@ def test_permuted_ids_permute_the_probabilities(tiny, clip, streamed):
 def test_a_longer_video_of_fewer_objects_compiles_nothing(tiny, clip, streamed):
     model, variables = tiny
     frames, masks = clip
-    _, step, _ = _compiled(model)
+    _, step, _ = compiled(model)
     before = step._cache_size()
     one = np.where(masks[0] == 2, 0, masks[0])
-    stream(model, variables, np.concatenate([frames] * 3), {0: one}, max_objects=2)
+    stream(model, variables, np.concatenate([frames] * 3), {0: one}, slots=2)
     assert step._cache_size() == before > 0
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.streams import stream
 from tests.shrunk import quick_compilation
+from tests.systems.streams import stream
 from vos_jax.inference.rollout import rollout
 from vos_jax.systems.base import one_hot
 from vos_jax.systems.build import build_model, init_variables, variable_shapes
@@ -17,7 +17,7 @@ from vos_jax.train.optim import map_with_path, parameter_paths
 SMALL = {
     "backbone": "mobilenet_v2",
     "width": 0.1,
-    "features": 8,
+    "decoder_channels": 8,
     "embedding_dim": 8,
     "head_width": 16,
     "groups": 2,
@@ -132,7 +132,7 @@ def test_frame_of_a_new_object_is_a_reference_for_all_objects(tiny, clip):
 
 def test_padded_slots_change_neither_probabilities_nor_ids(tiny, clip, streamed):
     frames, masks = clip
-    labels, probabilities = stream(*tiny, frames, {0: masks[0]}, max_objects=8)
+    labels, probabilities = stream(*tiny, frames, {0: masks[0]}, slots=8)
     np.testing.assert_array_equal(labels, streamed[0])
     np.testing.assert_allclose(np.stack(probabilities), np.stack(streamed[1]), atol=1e-4)
 

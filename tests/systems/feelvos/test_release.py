@@ -92,7 +92,7 @@ def test_each_step_matches_the_release(variables, case, step):
 
 
 def test_streaming_a_clip_matches_the_release(variables, case):
-    segmenter = VideoSegmenter(FEELVOS(), variables, max_objects=4)
+    segmenter = VideoSegmenter(FEELVOS(), variables, slots=4)
     for t, frame in enumerate(case["frames"]):
         labels = segmenter.step(frame, case["masks"][0] if t == 0 else None)
         if t:

@@ -14,7 +14,7 @@ from vos_jax.systems.base import one_hot
 
 SIZE, GRID = (48, 64), (12, 16)
 FEATURES, CHANNELS, WINDOW = 8, 6, 2
-SMALL = {"features": FEATURES, "embedding_dim": CHANNELS, "window": WINDOW}
+SMALL = {"decoder_channels": FEATURES, "embedding_dim": CHANNELS, "window": WINDOW}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 
 from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.systems.build import build_model, init_variables
+from vos_jax.systems.build import init_variables
+from vos_jax.systems.propagation import Propagation
 
-SECTION = {"name": "propagation", "backbone": "mobilenet_v2", "output_stride": 8, "width": 0.1}
+FIELDS = {"backbone": "mobilenet_v2", "output_stride": 8, "width": 0.1}
 
 
 @pytest.fixture(scope="module")
 def propagation():
-    model = build_model(SECTION, window=2)
+    model = Propagation(**FIELDS, window=2)
     return model, init_variables(model, jax.random.key(0))
 
 

@@ -9,9 +9,9 @@ import sys
 import jax
 import numpy as np
 
-from tests.models.stm_cases import tiny_stm
 from tests.shrunk import quick_compilation
-from vos_jax.inference.streaming import VideoSegmenter, _compiled
+from tests.systems.stm.cases import tiny_stm
+from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.systems.views import Views
 
 
@@ -26,7 +26,7 @@ def main(source: str, out: str) -> None:
         results[f"{name}_parts"] = [s.data.size / x.size for s in x.addressable_shards]
         results[f"{name}_places"] = sorted({s.device.id for s in x.addressable_shards})
     results["room"] = bank.number.shape[1]
-    results["step"] = _compiled(spread)[1]._cache_size()
+    results["step"] = compiled(spread)[1]._cache_size()
     views = Views(model, flip=True), Views(spread, flip=True)
     results["views"] = [stream(m, variables, arrays, frames=3)[0] for m in views]
     try:
@@ -38,7 +38,7 @@ def main(source: str, out: str) -> None:
 
 def stream(model, variables, arrays, frames=None):
     """Probabilities [T, N+1, H, W] of the clip, and the segmenter after it."""
-    segmenter, seen = VideoSegmenter(model, variables, max_objects=2), []
+    segmenter, seen = VideoSegmenter(model, variables, slots=2), []
     given = {0: arrays["first"], 2: arrays["third"]}
     for t, frame in enumerate(arrays["frames"][:frames]):
         segmenter.step(frame, given.get(t))

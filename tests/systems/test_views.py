@@ -3,8 +3,6 @@
 The release's numbers for CFBI are in test_cfbi.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +10,18 @@ import pytest
 from PIL import Image
 
 from tests.conftest import TINY as FEELVOS_TINY
-from tests.models.stm_cases import TINY as STM_TINY
-from tests.models.stm_cases import tiny_stm
-from tests.models.streams import stream
-from tests.models.test_cfbi_invariants import TINY as CFBI_TINY
 from tests.shrunk import lively, quick_compilation
+from tests.systems.cfbi.test_cfbi import TINY as CFBI_TINY
+from tests.systems.stm.cases import TINY as STM_TINY
+from tests.systems.stm.cases import tiny_stm
+from tests.systems.streams import stream
 from vos_jax import segment as command
 from vos_jax.data.masks import read_mask, write_mask
-from vos_jax.inference.streaming import VideoSegmenter, _compiled
-from vos_jax.systems.base import VOSModel, resize_frame, scaled_size
-from vos_jax.systems.build import MODELS, build_inference_model, build_model, init_variables
+from vos_jax.inference.streaming import VideoSegmenter, compiled
+from vos_jax.systems.base import Traits, VOSModel
+from vos_jax.systems.build import build_inference_model, build_model, init_variables, model_fields
+from vos_jax.systems.frame_size import resize_frame, scaled_size
+from vos_jax.systems.table import SYSTEMS
 from vos_jax.systems.views import Views
 from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.optim import map_with_path
@@ -95,18 +95,18 @@ def test_views_compile_once_in_memory_of_fixed_size_and_take_later_objects(syste
     model, variables = system
     views = Views(model, **VIEWS)
     frames, masks = clip
-    step = _compiled(views)[1]
-    segmenter = VideoSegmenter(views, variables, max_objects=2)
+    step = compiled(views)[1]
+    segmenter = VideoSegmenter(views, variables, slots=2)
     segmenter.step(frames[0], np.where(masks[0] == 2, 0, masks[0]))
     segmenter.step(frames[1])
-    compiled, memory = step._cache_size(), jax.tree.map(np.shape, segmenter._memory)
+    programs, memory = step._cache_size(), jax.tree.map(np.shape, segmenter._memory)
     for frame in frames[2:]:
         segmenter.step(frame)
-    assert step._cache_size() == compiled
+    assert step._cache_size() == programs
     assert jax.tree.map(np.shape, segmenter._memory) == memory
     later = np.where(masks[3] == 1, 0, masks[3])
     labels = segmenter.step(frames[3], later)
-    assert not model.pastes or (labels[later == 2] == 2).all()
+    assert not model.traits.pastes or (labels[later == 2] == 2).all()
     segmenter.step(frames[4])
     assert segmenter.probabilities()[2].max() > 0.1
 
@@ -115,7 +115,11 @@ class Leaning(VOSModel):
     """Its object is where the frame is bright and where it was before, rather on the left."""
 
     scale: float = 1.0
-    soft_feedback: bool = True
+    soft: bool = True
+
+    @property
+    def traits(self):
+        return Traits(soft_feedback=self.soft)
 
     def preprocess(self, frame):
         return resize_frame(frame, scaled_size(frame.shape[:2], scale=self.scale))
@@ -142,7 +146,7 @@ def test_all_views_remember_what_follows_from_the_mean(soft):
     frames = np.random.default_rng(0).integers(0, 255, (4, 8, 12, 3)).astype(np.uint8)
     first = np.zeros((8, 12), np.uint8)
     first[2:6, 1:5] = 1
-    model = Leaning(soft_feedback=soft)
+    model = Leaning(soft=soft)
     _, found = stream(Views(model, **VIEWS), {}, frames, {0: first})
     remembered = first.astype(np.float32)
     for t in (1, 2, 3):
@@ -162,14 +166,15 @@ def test_all_views_remember_what_follows_from_the_mean(soft):
 def test_masks_are_fed_back_as_the_system_does_it():
     kinds = {"stm": True, "feelvos": False, "cfbi": False, "cfbi_plus": False}
     for name, soft in kinds.items():
-        assert Views(build_model({"name": name})).soft_feedback == soft
-    assert Views(build_model({"name": "feelvos", "previous_mask": "soft"})).soft_feedback
+        assert Views(build_model({"name": name})).traits.soft_feedback == soft
+    soft = build_model({"name": "feelvos", "previous_mask": "soft"})
+    assert Views(soft).traits.soft_feedback
 
 
 def test_every_system_has_a_scale_and_the_defaults_are_the_plain_system():
-    for name, model in MODELS.items():
-        assert "scale" in [field.name for field in dataclasses.fields(model)], name
-    plain = {"model": STM_TINY, "inference": {"scales": [1.0], "flip": False, "max_objects": 0}}
+    for name, system in SYSTEMS.items():
+        assert "scale" in model_fields(system.model), name
+    plain = {"model": STM_TINY, "inference": {"scales": [1.0], "flip": False, "slots": 0}}
     assert build_inference_model(plain) == build_model(STM_TINY)
     stored = {**plain, "inference": {"scales": [1, 1.3], "flip": True, "capacity": 4}}
     expected = Views(build_model(STM_TINY, capacity=4), scales=(1.0, 1.3), flip=True)
@@ -195,7 +200,7 @@ def test_frames_are_shrunk_first_and_scaled_then(settings, expected):
 def test_segment_averages_the_views_that_the_config_names(feelvos, clip, tmp_path):
     model, variables = feelvos
     frames, masks = clip[0][:3], clip[1]
-    config = {"model": FEELVOS_TINY, "inference": {"max_objects": 0, **VIEWS}}
+    config = {"model": FEELVOS_TINY, "inference": {"slots": 0, **VIEWS}}
     export_variables(tmp_path / "weights", variables, config, {})
     (tmp_path / "frames").mkdir()
     for t, frame in enumerate(frames):

@@ -14,7 +14,7 @@ TINY = {
     "width": 0.1,
     "key_dim": 4,
     "value_dim": 6,
-    "features": 8,
+    "decoder_channels": 8,
     "memory_every": 2,
     "length": 6,
 }

@@ -12,7 +12,7 @@ def results(clip, tmp_path_factory):
     frames, masks = clip
     first, third = np.where(masks[0] == 2, 0, masks[0]), np.where(masks[2] == 1, 0, masks[2])
     np.savez(folder / "in.npz", frames=frames, first=first, third=third)
-    run_on_eight_devices("tests.models.sharded_stm", folder / "in.npz", folder / "out.npz")
+    run_on_eight_devices("tests.systems.stm.sharded", folder / "in.npz", folder / "out.npz")
     return dict(np.load(folder / "out.npz"))
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from tests.fixtures import GOLDEN, golden_parameters, load_spec
 from vos_jax.convert import BACKBONES
-from vos_jax.official import resnet, stm
+from vos_jax.official import resnet
 from vos_jax.systems.build import build_model, variable_shapes
+from vos_jax.systems.stm import official as stm
 
 
 def _target(**fields):

@@ -10,9 +10,10 @@ import pytest
 from tests.fixtures import GOLDEN, fixture, golden_parameters, load_spec
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.xception import Xception65
-from vos_jax.official import feelvos, mobilenet_v2, xception
+from vos_jax.official import mobilenet_v2, xception
 from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.systems.build import build_model, variable_shapes
+from vos_jax.systems.feelvos import official as feelvos
 
 
 def _target(**fields):
