@@ -3,7 +3,6 @@
 import contextlib
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -66,5 +65,6 @@ class Encoded(FEELVOS):
     """
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
-        shared, embedding = jnp.split(inputs, [self.decoder_channels], axis=-1)
+        split = self.decoder_channels
+        shared, embedding = inputs[..., :split], inputs[..., split:]
         return Features(shared.astype(self.dtype), embedding)
