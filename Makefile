@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 WORKDIR ?= runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 .venv/.runtime: requirements.txt
 	@test -d .venv || $(PYTHON) -m venv .venv
@@ -23,6 +23,9 @@ test: .venv/.dev  ## lint, then the whole suite
 
 lint: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+docs: .venv/.dev  ## docs/api/: the public names, from their docstrings
+	$(BIN)/pdoc --docformat google --no-show-source -o docs/api vos_jax '!vos_jax.'
 
 clean:
 	rm -rf .venv runs
