@@ -12,15 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tests.shrunk import get_config, quick_compilation
+from vos_jax.checkpoint_folder import import_variables
 from vos_jax.data.pipeline import Examples
-from vos_jax.data.sources import open_sources
 from vos_jax.systems.build import build_model
-from vos_jax.train.checkpoint import import_variables
 from vos_jax.train.objective import make_objective
-from vos_jax.train.optim import build_optimizer
-from vos_jax.train.partition import build_mesh, place, shard_batch, state_sharding
-from vos_jax.train.state import TrainState
-from vos_jax.train.step import make_train_step
+from vos_jax.train.partition import build_mesh, shard_batch
+from vos_jax.train.setup import begin_training
 
 ROWS = 8
 MESHES = {"data": (8, 1), "fsdp": (1, 8)}
@@ -35,35 +32,18 @@ def sgd_config() -> ConfigDict:
 
 def batch_of(config: ConfigDict, rows: int) -> dict[str, np.ndarray]:
     """The first training examples of the config's sources."""
-    data = config.data
-    examples = Examples(
-        open_sources(data, "train"),
-        frames=data.clip.frames,
-        crop=data.crop,
-        max_objects=data.max_objects,
-        seed=config.seed,
-    )
+    examples = Examples.of(config.data, config.seed)
     chosen = [examples.example(i) for i in range(rows)]
     return {key: np.stack([e[key] for e in chosen]) for key in ("frames", "masks", "valid")}
 
 
 def build(config: ConfigDict, variables: dict, data: int, fsdp: int):
     """(state placed on a mesh, train step, mesh)."""
-    model = build_model(config.model)
-    tx, schedule = build_optimizer(config.optim, variables["params"])
     config.mesh.update({"data": data, "fsdp": fsdp})
     mesh = build_mesh(config.mesh)
-    state = TrainState.create(variables, tx, config.seed)
-    sharding = state_sharding(state, mesh, min_size=16)
-    step = make_train_step(
-        make_objective(model, config.train, config.loss),
-        tx,
-        mesh,
-        sharding,
-        schedule=schedule,
-        freeze=config.optim.freeze,
-    )
-    return place(state, sharding), step, mesh
+    objective = make_objective(build_model(config.model), config.train, config.loss)
+    state, step = begin_training(config, objective, variables, mesh, min_size=16)
+    return state, step, mesh
 
 
 def after_one_step(variables: dict, data: int, fsdp: int) -> dict[str, np.ndarray]:

@@ -16,9 +16,9 @@ import pytest
 
 from tests import sharded
 from tests.shrunk import Encoded, lively, quick_compilation
+from vos_jax.checkpoint_folder import export_variables
 from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.systems.build import build_model, init_variables
-from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.objective import make_objective
 from vos_jax.train.partition import shard_batch
 

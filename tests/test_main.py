@@ -15,10 +15,10 @@ from PIL import Image
 from tests.shrunk import get_config, lively, quick_compilation
 from vos_jax import main as command
 from vos_jax import segment
+from vos_jax.checkpoint_folder import export_variables, import_variables
 from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.data.synthetic import render
 from vos_jax.systems.build import build_model, init_variables
-from vos_jax.train.checkpoint import export_variables, import_variables
 
 ROOT = Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'tests/shrunk.py'}"

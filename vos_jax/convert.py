@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
+from vos_jax.checkpoint_folder import export_variables
 from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
@@ -33,7 +34,6 @@ from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.official.naming import Imported
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
-from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.manifest import build_manifest
 
 Importer = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Imported]

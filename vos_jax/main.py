@@ -19,37 +19,24 @@ from ml_collections import ConfigDict
 
 from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.data.clip import Video
-from vos_jax.data.pipeline import Examples, Staged, batches
+from vos_jax.data.pipeline import batches, training_examples
 from vos_jax.data.sources import evaluation_videos, open_sources
 from vos_jax.data.youtube_vos import read_categories
 from vos_jax.evaluate import FLOORS, MODEL, evaluate
 from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.loading import load_model
 from vos_jax.metrics.floors import given_labels
 from vos_jax.metrics.protocols import Protocol, get_protocol
-from vos_jax.systems.build import build_inference_model, build_model
+from vos_jax.systems.build import build_inference_model
 from vos_jax.systems.propagation import Propagation
-from vos_jax.train.checkpoint import (
-    Checkpoints,
-    differing_fields,
-    import_variables,
-    prepare_workdir,
-)
+from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.initial import initial_variables
 from vos_jax.train.logs import Logger
 from vos_jax.train.loop import NonFiniteLoss, train
 from vos_jax.train.manifest import build_manifest
-from vos_jax.train.objective import make_objective
-from vos_jax.train.optim import build_optimizer
-from vos_jax.train.partition import (
-    broadcast,
-    build_mesh,
-    fetch,
-    initialize_distributed,
-    place,
-    state_sharding,
-)
-from vos_jax.train.state import TrainState
-from vos_jax.train.step import make_train_step
+from vos_jax.train.partition import broadcast, fetch, initialize_distributed
+from vos_jax.train.setup import build_training
+from vos_jax.train.workdir import prepare_workdir
 
 PROPAGATION = "propagation"
 MODES = ("train_and_eval", "train", "eval")
@@ -63,32 +50,16 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     """
     score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
     prepare_workdir(workdir, config, build_manifest(config))
-    mesh = build_mesh(config.mesh)
-    model = build_model(config.model, **config.train.model)
-    variables = initial_variables(model, config.init, config.seed)
-    tx, schedule = build_optimizer(config.optim, variables["params"])
-    ema = config.train.ema
-    state = TrainState.create(variables, tx, config.seed, ema=ema > 0)
-    sharding = state_sharding(state, mesh)
-    step = make_train_step(
-        make_objective(model, config.train, config.loss),
-        tx,
-        mesh,
-        sharding,
-        schedule=schedule,
-        accumulate=config.train.accumulate,
-        ema_decay=ema,
-        freeze=config.optim.freeze,
-    )
+    training = build_training(config)
     checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last)
     logger = Logger(workdir)
     try:
         result = train(
             config,
-            state=place(state, sharding),
-            train_step=step,
-            mesh=mesh,
-            batches=_training_batches(config),
+            state=training.state,
+            train_step=training.step,
+            mesh=training.mesh,
+            batches=training_batches(config),
             checkpoints=checkpoints,
             logger=logger,
             evaluate=score,
@@ -99,72 +70,32 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     return result.scores
 
 
-def run_evaluation(
-    config: ConfigDict | None, checkpoint: str, out_dir: str, overwrite: bool = False
-) -> dict[str, float]:
-    """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given)."""
-    variables, stored = import_variables(checkpoint)
-    missing = [name for name in ("data", "eval", "inference", "init") if name not in stored]
-    if config is None and missing:
-        raise ValueError(
-            f"{checkpoint} has no whole config (only {', '.join(stored)}; missing: "
-            f"{', '.join(missing)}); give --config FILE[:PRESET]"
-        )
-    if config is None:
-        config = ConfigDict(stored)
-    elif fields := differing_fields({"model": stored["model"]}, {"model": config.model.to_dict()}):
-        raise ValueError(
-            f"{checkpoint} holds another model than --config describes; checkpoint -> config:\n  "
-            + "\n  ".join(fields)
-            + "\nLeave out --config to use the checkpoint's own."
-        )
-    videos = evaluation_videos(open_sources(config.data, "eval"))
-    return _evaluate(config, variables, videos, out_dir, final=True, overwrite=overwrite)
-
-
-def _training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
-    """Function of the first example -> this process's batches from there on.
-
-    config.data.pretrain, where there is one, holds what is different in the first
-    config.data.pretrain.steps steps.
-    """
-    data = config.data
-    examples: Examples | Staged = _examples(data, config.seed)
-    pretrain = data.get("pretrain")
-    if pretrain is not None and pretrain.steps:
-        changed = {name: field for name, field in pretrain.items() if name != "steps"}
-        first = ConfigDict({**data.copy_and_resolve_references(), **changed})
-        examples = Staged(
-            _examples(first, config.seed), pretrain.steps * config.train.batch, examples
-        )
+def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
+    """Function of the first example -> this process's batches from there on."""
+    examples = training_examples(config)
     return lambda start: batches(
         examples,
         start,
         config.train.batch,
         jax.process_index(),
         jax.process_count(),
-        workers=data.workers,
+        workers=config.data.workers,
     )
 
 
-def _examples(data: ConfigDict, seed: int) -> Examples:
-    """The examples of one stage; data: config.data."""
-    return Examples(
-        open_sources(data, "train"),
-        **data.clip,
-        crop=data.crop,
-        short_side=data.short_side,
-        scale=data.scale,
-        flip=data.flip,
-        groups=data.groups,
-        warp=data.get("warp"),
-        balance=data.get("balance"),
-        interpolation=data.get("interpolation", "linear"),
-        paste=data.get("paste", 0),
-        max_objects=data.max_objects,
-        on_bad_clip=data.on_bad_clip,
-        seed=seed,
-    )
+def run_evaluation(
+    config: ConfigDict | None, checkpoint: str, out_dir: str, overwrite: bool = False
+) -> dict[str, float]:
+    """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given)."""
+    _, variables, config = load_model(checkpoint, config)
+    missing = [name for name in ("data", "eval", "inference", "init") if name not in config]
+    if missing:
+        raise ValueError(
+            f"{checkpoint} has no whole config (only {', '.join(config)}; missing: "
+            f"{', '.join(missing)}); give --config FILE[:PRESET]"
+        )
+    videos = evaluation_videos(open_sources(config.data, "eval"))
+    return _evaluate(config, variables, videos, out_dir, final=True, overwrite=overwrite)
 
 
 def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:

@@ -16,6 +16,7 @@ from tests.systems.stm.cases import TINY as STM_TINY
 from tests.systems.stm.cases import tiny_stm
 from tests.systems.streams import stream
 from vos_jax import segment as command
+from vos_jax.checkpoint_folder import export_variables
 from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.systems.base import Traits, VOSModel
@@ -23,7 +24,6 @@ from vos_jax.systems.build import build_inference_model, build_model, init_varia
 from vos_jax.systems.frame_size import resize_frame, scaled_size
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.systems.views import Views
-from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.optim import map_with_path
 
 VIEWS = {"scales": (1.0, 1.3), "flip": True}
