@@ -5,8 +5,8 @@ import contextlib
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from vos_jax.configs.feelvos import get_config as full_config
 
-from configs.feelvos import get_config as full_config
 from vos_jax.models.feelvos import FEELVOS, Features
 from vos_jax.train.optim import map_with_path
 

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from vos_jax.configs.feelvos import ABLATION, get_config
 
-from configs.feelvos import ABLATION, get_config
 from tests.shrunk import Encoded, lively, quick_compilation
 from vos_jax.inference.rollout import advance
 from vos_jax.models.protocol import one_hot

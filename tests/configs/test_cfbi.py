@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cfbi, cfbi_plus
 from tests.fixtures import load_spec
+from vos_jax.configs import cfbi, cfbi_plus
 from vos_jax.data.pipeline import Examples
 from vos_jax.data.sources import Source
 from vos_jax.data.synthetic import synthetic_videos

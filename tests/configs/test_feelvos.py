@@ -4,8 +4,8 @@ import functools
 
 import jax
 import pytest
+from vos_jax.configs.feelvos import ABLATION, PRESETS, get_config
 
-from configs.feelvos import ABLATION, PRESETS, get_config
 from vos_jax.models import build_model, variable_shapes
 from vos_jax.train.optim import build_schedule, check_patterns, fits, parameter_paths
 

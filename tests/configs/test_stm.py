@@ -4,8 +4,8 @@ import functools
 
 import jax
 import pytest
+from vos_jax.configs.stm import MEMORIES, PRESETS, get_config
 
-from configs.stm import MEMORIES, PRESETS, get_config
 from vos_jax.data.pipeline import Examples
 from vos_jax.data.sources import Source
 from vos_jax.data.synthetic import synthetic_videos

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from vos_jax.configs.feelvos import get_config
 
-from configs.feelvos import get_config
 from tests.fixtures import golden_parameters, load_npz, load_spec
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.models import variable_shapes
