@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.feelvos import get_config as full_config
+from vos_jax.configs.feelvos import get_config as full_config
 from vos_jax.systems.feelvos.model import FEELVOS, Features
 from vos_jax.train.optim import map_with_path
 

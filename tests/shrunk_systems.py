@@ -5,7 +5,7 @@ Its preset is the system's name. FEELVOS has a file of its own, tests/shrunk.py.
 
 from ml_collections import ConfigDict
 
-from configs import cfbi, cfbi_plus, stm
+from vos_jax.configs import cfbi, cfbi_plus, stm
 
 CFBI = {"width": 0.1, "decoder_channels": 8, "head_width": 16, "groups": 2}
 # what the presets have in common, what is small about each model, how its clips are cut

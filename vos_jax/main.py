@@ -1,14 +1,17 @@
 """Train and evaluate a system.
 
-    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR
+    python -m vos_jax.main --config FILE|NAME[:PRESET] [--workdir DIR]
 
+Checkpoints, logs and results go to the workdir, by default runs/NAME_PRESET (runs/feelvos_quick).
 --mode train, eval or train_and_eval (default). A run that was interrupted goes on where it was
 when the same command is given again. --mode eval scores the workdir's best checkpoint, or
 --checkpoint DIR: a folder written by vos_jax.convert, another workdir or a step folder.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +20,14 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from vos_jax.command_line import new_flags, parse_flags, run_command
+from vos_jax.command_line import (
+    config_name,
+    flag,
+    new_flags,
+    parse_flags,
+    run_command,
+    say_config,
+)
 from vos_jax.data.clip import Video
 from vos_jax.data.pipeline import batches, training_examples
 from vos_jax.data.sources import evaluation_videos, open_sources
@@ -40,6 +50,7 @@ from vos_jax.train.workdir import prepare_workdir
 
 PROPAGATION = "propagation"
 MODES = ("train_and_eval", "train", "eval")
+DEFAULT_PRESET = "quick"  # of every get_config
 
 
 def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> dict[str, float]:
@@ -191,24 +202,24 @@ def _propagation(config: ConfigDict) -> Callable[[Video], Iterator[np.ndarray]]:
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags(argv)
-    flags.DEFINE_string(
-        "workdir", None, "checkpoints, logs and results; may be gs://", flag_values=values
+    flag(
+        values,
+        "workdir",
+        None,
+        "checkpoints, logs and results; may be gs://; default: runs/NAME_PRESET of the config, with"
+        " --checkpoint runs/eval_CHECKPOINT",
     )
-    flags.DEFINE_enum("mode", MODES[0], MODES, "what to do", flag_values=values)
-    flags.DEFINE_string(
-        "checkpoint", None, "what eval scores instead of the workdir", flag_values=values
-    )
-    flags.DEFINE_bool("overwrite", False, "eval: replace results that exist", flag_values=values)
-    parse_flags(values, argv, required=("workdir",))
-    if (
-        not values.help
-        and values.config is None
-        and not (values.mode == "eval" and values.checkpoint)
-    ):
+    flag(values, "mode", MODES[0], "what to do", choices=MODES)
+    flag(values, "checkpoint", None, "what eval scores instead of the workdir")
+    flag(values, "overwrite", False, "eval: replace results that exist")
+    parse_flags(values, argv)
+    if values.help:
+        return values
+    if values.config is None and not (values.mode == "eval" and values.checkpoint):
         raise flags.Error(
             "missing --config FILE[:PRESET]; only --mode eval --checkpoint DIR has its own"
         )
-    if not values.help and values.checkpoint and values.mode != "eval":
+    if values.checkpoint and values.mode != "eval":
         raise flags.Error(
             "--checkpoint goes with --mode eval; to train from weights set --config.init.model=DIR"
         )
@@ -217,15 +228,35 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns where the results are."""
+    workdir = args.workdir or default_workdir(args)
+    origin = "given" if args.workdir else "default; --workdir changes it"
+    print(f"workdir: {workdir} ({origin})", flush=True)
+    if args.mode != "eval":
+        print("compiling comes before the first step, once; it may take minutes", flush=True)
+    say_config(args)
     initialize_distributed()
     if args.mode == "eval":
-        out_dir = epath.Path(args.workdir) / "results" / "eval"
-        run_evaluation(args.config, args.checkpoint or args.workdir, out_dir, args.overwrite)
+        out_dir = epath.Path(workdir) / "results" / "eval"
+        run_evaluation(args.config, args.checkpoint or workdir, out_dir, args.overwrite)
         return f"results in {out_dir}"
-    run_training(args.config, args.workdir, evaluated=args.mode == "train_and_eval")
+    run_training(args.config, workdir, evaluated=args.mode == "train_and_eval")
     if args.mode == "train":
-        return f"checkpoints in {args.workdir}"
-    return f"results in {epath.Path(args.workdir) / 'results'}"
+        return f"checkpoints in {workdir}"
+    return f"results in {epath.Path(workdir) / 'results'}"
+
+
+def default_workdir(args: flags.FlagValues) -> str:
+    """Where a run without --workdir goes, in the folder `runs`.
+
+    <config>_<preset>; where --checkpoint names what is scored, eval_<its folder>, so that these
+    results are never among those of a run of the same config.
+    """
+    if args.checkpoint:
+        folder = Path(os.path.abspath(args.checkpoint))
+        step = folder.parent.name in ("last", "best")
+        return f"runs/eval_{'_'.join(folder.parts[-3 if step else -1 :])}"
+    name, preset = config_name(args)
+    return f"runs/{name}_{(preset or DEFAULT_PRESET).replace('/', '_')}"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,11 +2,10 @@
 
     python -m vos_jax.score --protocol P --gt PATH --pred PATH --out DIR [--set val] [--workers N]
 
-P: davis2016, davis2017, davis2017-unsupervised, youtube-vos, fbms, youtube-objects or segtrack.
---gt is the root of the data set in its official layout, --pred a folder of sequence folders with
-one PNG of object ids per frame, as `segment` and `main` write them. DIR gets the official CSVs and
-scores.json. What does not fit - a missing or extra frame, a wrong size, an unknown id - is refused
-by name: a score is of the whole set or it is none.
+--help lists the protocols. --gt is the root of the data set in its official layout, --pred a folder
+of sequence folders with one PNG of object ids per frame, as `segment` and `main` write them. DIR
+gets the official CSVs and scores.json. What does not fit - a missing or extra frame, a wrong size,
+an unknown id - is refused by name: a score is of the whole set or it is none.
 """
 
 import os
@@ -23,7 +22,7 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from vos_jax.command_line import new_flags, parse_flags, run_command
+from vos_jax.command_line import flag, new_flags, parse_flags, run_command
 from vos_jax.data.clip import Video
 from vos_jax.data.davis import RESOLUTIONS, open_davis
 from vos_jax.data.fbms import open_fbms
@@ -203,25 +202,20 @@ def _map(function: Callable, tasks: Sequence[Any], workers: int) -> Iterator[Any
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags()
-    define = {"flag_values": values}
-    flags.DEFINE_enum("protocol", None, list(PROTOCOLS), "what is counted and how", **define)
-    flags.DEFINE_string("gt", None, "root of the data set in its official layout", **define)
-    flags.DEFINE_string("pred", None, "folder of sequence folders with results", **define)
-    flags.DEFINE_string("out", None, "folder for the CSVs and scores.json", **define)
-    flags.DEFINE_string(
-        "set", None, "list or part of the data set (default: val, test...)", **define
-    )
-    flags.DEFINE_integer("workers", 1, "processes", lower_bound=1, **define)
-    flags.DEFINE_enum("by", None, tables.GROUPINGS, "a further table of groups", **define)
-    flags.DEFINE_enum("resolution", None, RESOLUTIONS, "DAVIS: folder of masks", **define)
-    flags.DEFINE_string("meta", None, "youtube-vos: another meta.json", **define)
-    flags.DEFINE_string("seen", None, "youtube-vos: file with the seen categories", **define)
-    flags.DEFINE_enum("temporal", "none", TEMPORAL, "davis2016: T, in which sequences", **define)
-    flags.DEFINE_string(
-        "average", "", "fbms: frames; youtube-objects, segtrack: sequences", **define
-    )
-    flags.DEFINE_bool("allow_missing", False, "leave out what has no result", **define)
-    flags.DEFINE_bool("overwrite", False, "replace results that exist", **define)
+    flag(values, "protocol", None, "what is counted and how", choices=PROTOCOLS)
+    flag(values, "gt", None, "root of the data set in its official layout")
+    flag(values, "pred", None, "folder of sequence folders with results")
+    flag(values, "out", None, "folder for the CSVs and scores.json")
+    flag(values, "set", None, "list or part of the data set (default: val, test...)")
+    flag(values, "workers", 1, "processes", at_least=1)
+    flag(values, "by", None, "a further table of groups", choices=tables.GROUPINGS)
+    flag(values, "resolution", None, "DAVIS: folder of masks", choices=RESOLUTIONS)
+    flag(values, "meta", None, "youtube-vos: another meta.json")
+    flag(values, "seen", None, "youtube-vos: file with the seen categories")
+    flag(values, "temporal", "none", "davis2016: T, in which sequences", choices=TEMPORAL)
+    flag(values, "average", "", "fbms: frames; youtube-objects, segtrack: sequences")
+    flag(values, "allow_missing", False, "leave out what has no result")
+    flag(values, "overwrite", False, "replace results that exist")
     parse_flags(values, argv, required=("protocol", "gt", "pred", "out"))
     if values.help:
         return values

@@ -14,7 +14,7 @@ from absl import flags
 from etils import epath
 from tqdm import tqdm
 
-from vos_jax.command_line import new_flags, parse_flags, run_command
+from vos_jax.command_line import flag, new_flags, parse_flags, run_command, say_config
 from vos_jax.data.clip import object_ids
 from vos_jax.data.frames import FrameSource, list_images, open_frames
 from vos_jax.data.masks import read_mask
@@ -143,23 +143,22 @@ def _check_first(stem: str, mask: np.ndarray | None, masks: GivenMasks) -> None:
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises absl's flags.Error where it is wrong."""
-    values, text = new_flags(argv), []
-    text.append(("checkpoint", "folder written by convert, a workdir or a step folder"))
-    text.append(("frames", "folder of images or a video file"))
-    text.append(("mask", "mask PNG of the first frame, or a folder of <frame stem>.png"))
-    text.append(("out", "folder for <frame stem>.png label maps"))
-    text.append(("overlay", "video of the result: .mp4, .gif or a folder"))
-    text.append(("probabilities", "one .npz with all probabilities, at most 2 GB"))
-    text.append(("maps", "folder for one .npz of probabilities per frame"))
-    for name, explanation in text:
-        flags.DEFINE_string(name, None, explanation, flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "replace what is there", flag_values=values)
+    values = new_flags(argv)
+    flag(values, "checkpoint", None, "folder written by convert, a workdir or a step folder")
+    flag(values, "frames", None, "folder of images or a video file")
+    flag(values, "mask", None, "mask PNG of the first frame, or a folder of <frame stem>.png")
+    flag(values, "out", None, "folder for <frame stem>.png label maps")
+    flag(values, "overlay", None, "video of the result: .mp4, .gif or a folder")
+    flag(values, "probabilities", None, "one .npz with all probabilities, at most 2 GB")
+    flag(values, "maps", None, "folder for one .npz of probabilities per frame")
+    flag(values, "overwrite", False, "replace what is there")
     parse_flags(values, argv, required=("checkpoint", "frames", "mask", "out"))
     return values
 
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns what was written."""
+    say_config(args)
     frames = open_frames(args.frames)
     masks = GivenMasks(args.mask, *frame_stems(frames))
     segmenter = load(args.checkpoint, args.config)

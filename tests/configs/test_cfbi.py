@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cfbi, cfbi_plus
 from tests.fixtures import load_spec
 from vos_jax.checkpoint_folder import export_variables
+from vos_jax.configs import cfbi, cfbi_plus
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.systems.build import build_inference_model, build_model, variable_shapes

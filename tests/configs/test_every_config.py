@@ -13,7 +13,7 @@ from vos_jax.systems.table import SYSTEMS
 from vos_jax.train.optim import build_schedule, check_patterns
 
 FILES = sorted(Path(__file__).parents[2].glob("configs/[!_]*.py"))
-MODULES = {file.stem: importlib.import_module(f"configs.{file.stem}") for file in FILES}
+MODULES = {file.stem: importlib.import_module(f"vos_jax.configs.{file.stem}") for file in FILES}
 PRESETS = [(name, preset) for name, module in MODULES.items() for preset in module.PRESETS]
 
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import pytest
 
-from configs.feelvos import ABLATION, PRESETS, get_config
+from vos_jax.configs.feelvos import ABLATION, PRESETS, get_config
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.optim import build_schedule, check_patterns, fits, parameter_paths
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import pytest
 
-from configs.stm import MEMORIES, get_config
+from vos_jax.configs.stm import MEMORIES, get_config
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.optim import build_schedule
 

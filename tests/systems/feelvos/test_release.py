@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs.feelvos import get_config
 from tests.fixtures import golden_parameters, load_npz, load_spec
+from vos_jax.configs.feelvos import get_config
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.ops.resize import resize_nearest
 from vos_jax.systems.base import one_hot

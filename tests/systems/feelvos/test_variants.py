@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.feelvos import ABLATION, get_config
 from tests.shrunk import Encoded, lively, quick_compilation
+from vos_jax.configs.feelvos import ABLATION, get_config
 from vos_jax.inference.rollout import advance
 from vos_jax.systems.base import one_hot
 
