@@ -75,8 +75,8 @@ class BatchNorm(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution without bias, BatchNorm, optional activation.
 
-    The padding is symmetric and explicit, dilation * (kernel - 1) / 2 on each side, also where
-    strides > 1: the output has ceil(n / strides) rows and sampling starts at row 0 (never
+    The padding is symmetric and explicit, by default dilation * (kernel - 1) / 2 on each side, also
+    where strides > 1: the output has ceil(n / strides) rows and sampling starts at row 0 (never
     TensorFlow's asymmetric SAME). groups = C makes it depthwise, kernel [kh, kw, 1, C].
     Parameters: conv/kernel (HWIO), norm/{scale, bias}; batch_stats norm/{mean, var}.
     """
@@ -86,6 +86,7 @@ class ConvNorm(nn.Module):
     strides: int = 1
     dilation: int = 1
     groups: int = 1
+    padding: int | None = None
     activation: Callable[[jax.Array], jax.Array] | None = None
     epsilon: float = 1e-5
     momentum: float = 0.9
@@ -94,38 +95,34 @@ class ConvNorm(nn.Module):
     scale_init: Initializer = nn.initializers.ones
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, extra: jax.Array | None = None
-    ) -> jax.Array:
-        """x [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), features].
-
-        extra, of the output's shape but with B * n rows, is added before the norm: further input
-        planes, n of them sharing each row of x; the output then has B * n rows.
-        """
-        x = self._convolve(x)
-        if extra is not None:
-            x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
-        norm = BatchNorm(
-            self.epsilon, self.momentum, self.frozen, self.dtype, self.scale_init, name="norm"
-        )
-        x = norm(x, train)
-        return x if self.activation is None else self.activation(x)
-
-    def _convolve(self, x: jax.Array) -> jax.Array:
-        return nn.Conv(
+    def setup(self):
+        same = self.dilation * (self.kernel - 1) // 2
+        self.conv = nn.Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.strides,
-            padding=self.dilation * (self.kernel - 1) // 2,
+            padding=same if self.padding is None else self.padding,
             kernel_dilation=self.dilation,
             feature_group_count=self.groups,
             use_bias=False,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             conv_general_dilated=conv_general_dilated,
-            name="conv",
-        )(x)
+        )
+        self.norm = BatchNorm(self.epsilon, self.momentum, self.frozen, self.dtype, self.scale_init)
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """x [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), features]."""
+        return self.finish(self.convolve(x), train)
+
+    def convolve(self, x: jax.Array) -> jax.Array:
+        """The convolution alone."""
+        return self.conv(x)
+
+    def finish(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Norm and activation of what `convolve` gave."""
+        x = self.norm(x, train)
+        return x if self.activation is None else self.activation(x)
 
 
 class SeparableConvNorm(nn.Module):

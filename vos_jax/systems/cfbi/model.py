@@ -32,10 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vos_jax.nn.deeplab import normalise
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
 from vos_jax.nn.fpn import FPN
 from vos_jax.nn.group_norm import ConvGroupNorm
+from vos_jax.nn.images import imagenet_normalise
 from vos_jax.ops.collaborative import (
     LabelSums,
     atrous_labels,
@@ -158,8 +158,7 @@ class CFBI(LabelLogitsModel):
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
         """Features of RGB frames [B, H, W, 3] in 0..255, uint8 or float32."""
-        inputs = normalise(jnp.asarray(inputs)[..., ::-1], "mobilenet_v2")  # ImageNet's statistics
-        maps = self.deeplab(inputs, train=train)
+        maps = self.deeplab(imagenet_normalise(inputs[..., ::-1]), train=train)
         return Features(self._embed(maps), maps.low_level)
 
     def start(

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vos_jax.nn.mobilenet_v2 import MobileNetV2, scaled
-from vos_jax.nn.resnet import ResNet, stem_features
+from vos_jax.nn.mobilenet_v2 import MobileNetV2
+from vos_jax.nn.resnet import ResNet
 
 RESNETS = {"resnet18": 18, "resnet50": 50}
 BACKBONES = (*RESNETS, "mobilenet_v2")
@@ -89,17 +89,15 @@ class MemoryEncoder(nn.Module):
             "nm,bmhw->bnhw", 1 - jnp.eye(objects), masks, precision=lax.Precision.HIGHEST
         )
         planes = jnp.stack([masks, jnp.minimum(others, 1)], axis=-1)
-        extra = self._first_conv(planes.reshape(-1, height, width, 2))
         backbone = build_backbone(self.backbone, self.width, self.frozen, self.dtype)
-        *_, r4 = backbone(frame, train=not self.frozen, extra=extra)
+        own = self._convolve(planes.reshape(-1, height, width, 2), *backbone.stem_kernel)
+        shared = jnp.repeat(backbone.stem(frame), objects, axis=0)
+        *_, r4 = backbone.body(shared + own, train=not self.frozen)
         heads = KeyValue(self.key_dim, self.value_dim, self.dtype, name="heads")
         return tuple(x.reshape(batch, objects, *x.shape[1:]) for x in heads(r4))
 
-    def _first_conv(self, planes: jax.Array) -> jax.Array:
+    def _convolve(self, planes: jax.Array, size: int, features: int) -> jax.Array:
         """The share of own and other masks [B * N, H, W, 2] in the backbone's first convolution."""
-        resnet = self.backbone in RESNETS
-        size = 7 if resnet else 3
-        features = stem_features(self.width) if resnet else scaled(32, self.width)
         # like torchvision's own kernels there: a fresh one leaves the frame recognisable
         begin = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernels = [
