@@ -13,15 +13,16 @@ SIZE = (10, 14)
 
 
 class StubSegmenter:
-    """Labels every pixel with the newest id, so that given masks differ from what comes out."""
+    """Gives the newest id everywhere, at the first frame its mask; channel k is full of ids[k]."""
 
-    def __init__(self, model, variables):
-        self.ids = []
+    def __init__(self):
+        self.ids: list[int] = []
 
-    def step(self, frame, masks=None):
-        if masks is not None:
-            self.ids += [int(i) for i in np.unique(masks) if i and i not in self.ids]
-        return np.full(frame.shape[:2], self.ids[-1], np.uint8)
+    def step(self, frame, labels=None):
+        first = not self.ids
+        if labels is not None:
+            self.ids += [int(i) for i in np.unique(labels) if i not in (0, 255, *self.ids)]
+        return labels if first else np.full(frame.shape[:2], self.ids[-1], np.uint8)
 
     def probabilities(self):
         return np.stack([np.full(SIZE, i, np.float32) for i in (0, *self.ids)])
@@ -55,14 +56,14 @@ def mask(*ids):
 def track(video, masks="masks"):
     frames, collector = open_frames(video / "frames"), Collector()
     given = GivenMasks(video / masks, *frame_stems(frames))
-    ids = segment(StubSegmenter(None, {}), frames, given, [collector])
+    ids = segment(StubSegmenter(), frames, given, [collector])
     return ids, collector.results
 
 
 @pytest.fixture
 def run(video, monkeypatch):
     """The command with the stub in place of a checkpoint."""
-    monkeypatch.setattr(command, "load", lambda checkpoint, config: StubSegmenter(None, {}))
+    monkeypatch.setattr(command, "load", lambda checkpoint, config: StubSegmenter())
 
     def call(*extra, masks="masks", out="out"):
         command.main(
@@ -146,7 +147,7 @@ def test_masks_beyond_the_end_of_a_video_of_unknown_length_are_listed(video):
     given = GivenMasks(video / "masks", ["00000"], complete=False)
     frames = [(f"{t:05d}", np.zeros((*SIZE, 3), np.uint8)) for t in range(3)]
     with pytest.raises(ValueError, match=r"00007\.png.*00000 to 00002"):
-        segment(StubSegmenter(None, {}), frames, given, [])
+        segment(StubSegmenter(), frames, given, [])
 
 
 def test_missing_and_empty_mask_folders_are_refused(video):
@@ -159,7 +160,7 @@ def test_missing_and_empty_mask_folders_are_refused(video):
 def test_no_frames_are_refused(video):
     write_mask(video / "masks/f2.png", mask(1))
     with pytest.raises(ValueError, match="no frames to segment"):
-        segment(StubSegmenter(None, {}), [], GivenMasks(video / "masks", ["f2"]), [])
+        segment(StubSegmenter(), [], GivenMasks(video / "masks", ["f2"]), [])
 
 
 def test_an_output_folder_with_content_is_refused_in_one_line(video, run):

@@ -125,7 +125,7 @@ def test_dropout_acts_in_training_although_statistics_are_frozen(small):
 
 def test_live_part_moves_only_its_own_statistics(small):
     model, variables, x = small
-    live = model.clone(frozen=False)
+    live = model.clone(norm_eval=False)
     run = jax.jit(
         lambda: live.apply(
             variables, x, train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"]

@@ -44,10 +44,10 @@ class DeepLabV3Plus(nn.Module):
     """Backbone, ASPP and decoder; the result is the `features`-channel map at stride 4.
 
     features is the width of ASPP and decoder, low_level_features that of the projected low-level
-    map; width is the MobileNetV2 multiplier. frozen_backbone and frozen say whether the batch
+    map; width is the MobileNetV2 multiplier. backbone_norm_eval and norm_eval say whether the batch
     normalisations of the backbone and of the rest always use their running statistics, momentum
-    is that of the live ones. Dropout acts on concat_projection with train=True, frozen or not,
-    and needs the rng "dropout".
+    is that of the live ones. Dropout acts on concat_projection with train=True, whatever the norms
+    do, and needs the rng "dropout".
     """
 
     backbone: str = "xception_65"
@@ -57,8 +57,8 @@ class DeepLabV3Plus(nn.Module):
     width: float = 1.0
     rates: tuple[int, ...] = (6, 12, 18)  # at output stride 16
     dropout: float = 0.1
-    frozen_backbone: bool = True
-    frozen: bool = True
+    backbone_norm_eval: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9997
     dtype: Any = jnp.float32
 
@@ -69,7 +69,7 @@ class DeepLabV3Plus(nn.Module):
             self.backbone,
             self.output_stride,
             self.width,
-            frozen=self.frozen_backbone,
+            norm_eval=self.backbone_norm_eval,
             momentum=self.momentum,
             dtype=self.dtype,
             name="backbone",
@@ -99,7 +99,7 @@ class DeepLabV3Plus(nn.Module):
             activation=nn.relu,
             epsilon=1e-5,
             momentum=self.momentum,
-            frozen=self.frozen,
+            norm_eval=self.norm_eval,
             dtype=self.dtype,
         )
 

@@ -56,14 +56,14 @@ class MergingConvNorm(nn.Module):
     features: int
     epsilon: float
     momentum: float
-    frozen: bool
+    norm_eval: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, coarse: jax.Array, fine: jax.Array, train: bool = False) -> jax.Array:
         """coarse [B, h, w, Ca], fine [B, H, W, Cb] -> [B, H, W, features]."""
         conv = MergingConv(self.features, 3, "bilinear", _kernel_init, self.dtype, name="conv")
-        norm = BatchNorm(self.epsilon, self.momentum, self.frozen, self.dtype, name="norm")
+        norm = BatchNorm(self.epsilon, self.momentum, self.norm_eval, self.dtype, name="norm")
         return nn.relu(norm(conv(coarse, fine), train))
 
 
@@ -86,7 +86,10 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
     def _trunk(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The backbone's maps at stride 4, 8, 16."""
         shared = dict(
-            frozen=self.frozen_backbone, momentum=self.momentum, dtype=self.dtype, name="backbone"
+            norm_eval=self.backbone_norm_eval,
+            momentum=self.momentum,
+            dtype=self.dtype,
+            name="backbone",
         )
         if self.backbone == "resnet101":
             low_level, mid_level, _, high = MultiGridResNet(depth=101, output_stride=16, **shared)(

@@ -33,16 +33,16 @@ _FINER = (3, 6)  # the last layers at stride 4 and 8
 
 
 def kernel_init(
-    frozen: bool, linear: bool = False, residual: bool = False
+    norm_eval: bool, linear: bool = False, residual: bool = False
 ) -> nn.initializers.Initializer:
     """How the kernel of a convolution with a norm begins; torchvision's way before a live norm.
 
-    A live norm gives its output unit variance whatever the kernel is. A frozen one with fresh
+    A live norm gives its output unit variance whatever the kernel is. One that keeps fresh
     statistics changes nothing, and with torchvision's kernels the network would pass on a millionth
     of its input: so kernels keep the variance themselves (linear: no activation follows), and the
     last one of a residual branch begins at zero, so that sums do not grow.
     """
-    if not frozen:
+    if not norm_eval:
         return nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     if residual:
         return nn.initializers.zeros
@@ -63,7 +63,7 @@ class InvertedResidual(nn.Module):
     dilation: int = 1
     residual: bool = False
     pad_first: bool = False
-    frozen: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
@@ -73,10 +73,10 @@ class InvertedResidual(nn.Module):
         shared = dict(
             epsilon=EPSILON,
             momentum=self.momentum,
-            frozen=self.frozen,
+            norm_eval=self.norm_eval,
             dtype=self.dtype,
         )
-        first = dict(activation=nn.relu6, kernel_init=kernel_init(self.frozen), **shared)
+        first = dict(activation=nn.relu6, kernel_init=kernel_init(self.norm_eval), **shared)
         hidden = x.shape[-1] * self.expansion
         border = (self.dilation, self.dilation) if self.pad_first else (0, 0)
         y = jnp.pad(x, ((0, 0), border, border, (0, 0)))
@@ -92,7 +92,7 @@ class InvertedResidual(nn.Module):
             name="depthwise",
             **first,
         )(y, train)
-        last = kernel_init(self.frozen, linear=True, residual=self.residual)
+        last = kernel_init(self.norm_eval, linear=True, residual=self.residual)
         y = ConvNorm(self.features, kernel_init=last, name="project", **shared)(y, train)
         return x + y if self.residual else y
 
@@ -110,15 +110,15 @@ class MobileNetV2(nn.Module):
     width: float = 1.0
     last_conv: bool = False
     pad_first: bool = False
-    frozen: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
     def setup(self):
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
-        shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
-        start = kernel_init(self.frozen)
+        shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
+        start = kernel_init(self.norm_eval)
         ends = dict(activation=nn.relu6, epsilon=EPSILON, kernel_init=start, **shared)
         size, channels = self.stem_kernel
         self.features_0 = ConvNorm(channels, kernel=size, strides=2, **ends)

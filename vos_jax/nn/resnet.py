@@ -34,7 +34,7 @@ class Block(nn.Module):
     Submodules conv1, conv2, conv3 (bottleneck) and downsample (where the shortcut changes shape),
     each a ConvNorm. first_dilation is that of the convolution with the stride. With live norms a
     fresh block passes on its input alone (Goyal et al., arXiv:1706.02677, sec. 5.1): the last scale
-    begins at 0. With frozen ones, which nothing brings back to life, it begins at 1.
+    begins at 0. With fixed ones, which nothing brings back to life, it begins at 1.
     """
 
     features: int
@@ -43,7 +43,7 @@ class Block(nn.Module):
     first_dilation: int = 1
     dilation: int = 1
     downsample: bool = False
-    frozen: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
@@ -52,13 +52,13 @@ class Block(nn.Module):
         """x [B, h, w, C] -> [B, ceil(h / stride), ceil(w / stride), features (x 4)]."""
 
         def conv(features, kernel, name, **options):
-            shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
+            shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
             return ConvNorm(
                 features, kernel, name=name, kernel_init=_kernel_init, **shared, **options
             )
 
         strided = dict(strides=self.stride, dilation=self.first_dilation, activation=nn.relu)
-        last = dict(scale_init=nn.initializers.ones if self.frozen else nn.initializers.zeros)
+        last = dict(scale_init=nn.initializers.ones if self.norm_eval else nn.initializers.zeros)
         outputs = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
             y = conv(self.features, 1, "conv1", activation=nn.relu)(x, train)
@@ -76,8 +76,8 @@ class ResNet(nn.Module):
     """The backbone without its classifier.
 
     depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
-    strides beyond it become dilation. width: multiplies all channels. frozen: BatchNorm always uses
-    its running statistics; momentum is that of live ones.
+    strides beyond it become dilation. width: multiplies all channels. norm_eval: BatchNorm always
+    uses its running statistics; momentum is that of live ones.
 
     `stem` is the first convolution, `body` what comes after it.
     """
@@ -86,7 +86,7 @@ class ResNet(nn.Module):
     layers: int = 4
     output_stride: int = 32
     width: float = 1.0
-    frozen: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
             kernel_init=_kernel_init,
             dtype=self.dtype,
         )
-        shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
+        shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
         self.bn1 = BatchNorm(**shared)
         for layer, blocks in enumerate(self._blocks(), start=1):
             for i, block in enumerate(blocks):

@@ -61,7 +61,14 @@ def build_schedule(config: Any) -> Schedule:
         )
 
     def poly():
-        return optax.polynomial_schedule(base, 0.0, config.power, config.steps - warmup)
+        steps = config.steps - warmup
+
+        def rate(step):
+            # optax's has 1 - t/steps, which cancels: the last rates of a long run are 0.5 % off
+            remaining = jnp.clip(steps - step, 0, steps)
+            return base * (remaining / steps) ** config.power
+
+        return rate
 
     def step_decay():
         # boundaries count from the first step, what is joined to a warm-up from its end

@@ -65,8 +65,8 @@ class CFBI(LabelLogitsModel):
 
     backbone: str = "resnet101"  # or "mobilenet_v2"
     width: float = 1.0  # channel multiplier of MobileNetV2
-    frozen_backbone: bool = True  # batch normalisation keeps its running statistics in training
-    frozen: bool = True  # ... in ASPP and decoder
+    backbone_norm_eval: bool = True  # batch normalisation keeps its running statistics in training
+    norm_eval: bool = True  # ... in ASPP and decoder
     momentum: float = 0.9  # of live statistics
     dropout: float = 0.1  # after the ASPP, in training
     decoder_channels: int = 256  # of ASPP and decoder
@@ -107,8 +107,8 @@ class CFBI(LabelLogitsModel):
             backbone=self.backbone,
             features=self.decoder_channels,
             width=self.width,
-            frozen_backbone=self.frozen_backbone,
-            frozen=self.frozen,
+            backbone_norm_eval=self.backbone_norm_eval,
+            norm_eval=self.norm_eval,
             momentum=self.momentum,
             dropout=self.dropout,
             dtype=dtype,

@@ -81,7 +81,7 @@ class STM(VOSModel):
     backbone: str = "resnet50"  # or "resnet18", "mobilenet_v2"
     width: float = 1.0  # channel multiplier of the backbone
     # paper: BatchNorm is disabled; False, for training from scratch, belongs in config.train.model
-    frozen: bool = True
+    norm_eval: bool = True
     key_dim: int = 128
     value_dim: int = 512
     decoder_channels: int = 256
@@ -112,7 +112,7 @@ class STM(VOSModel):
                 f"frame), or 0 to take config.model.length, found {self.capacity}"
             )
         dtype = jnp.dtype(self.dtype)
-        encoder = (self.backbone, self.width, self.frozen, self.key_dim, self.value_dim, dtype)
+        encoder = (self.backbone, self.width, self.norm_eval, self.key_dim, self.value_dim, dtype)
         self.memory_encoder = MemoryEncoder(*encoder)
         self.query_encoder = QueryEncoder(*encoder)
         self.decoder = Decoder(self.decoder_channels, dtype)
