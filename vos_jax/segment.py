@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from vos_jax.command_line import new_flags, parse_flags, run_command
-from vos_jax.data.clip import VOID
+from vos_jax.data.clip import object_ids
 from vos_jax.data.frames import FrameSource, list_images, open_frames
 from vos_jax.data.masks import read_mask
 from vos_jax.inference.overlay import OverlayWriter
@@ -136,11 +136,6 @@ def frame_stems(frames: FrameSource) -> tuple[list[str], bool]:
     if epath.Path(frames.path).is_dir():
         return [file.stem for file in list_images(frames.path)], True
     return [f"{t:05d}" for t in range(frames.length or 1)], frames.length is not None
-
-
-def object_ids(mask: np.ndarray) -> list[int]:
-    """The object ids in a label map, ascending, without background and void."""
-    return [int(i) for i in np.unique(mask) if i not in (0, VOID)]
 
 
 def _check_first(stem: str, mask: np.ndarray | None, masks: GivenMasks) -> None:

@@ -64,7 +64,7 @@ class MaskWriter(Writer):
     """
 
     def __init__(self, folder: epath.PathLike, overwrite: bool = False):
-        self._folder = empty_folder(folder, overwrite)
+        self._folder = prepare_folder(folder, overwrite)
 
     def write(self, result: FrameResult) -> None:
         write_mask(self._folder / f"{result.stem}.png", result.labels)
@@ -82,7 +82,7 @@ class MapWriter(Writer):
     """
 
     def __init__(self, folder: epath.PathLike, ids: Sequence[int], overwrite: bool = False):
-        self._folder = empty_folder(folder, overwrite)
+        self._folder = prepare_folder(folder, overwrite)
         self._ids = _ascending(ids)
 
     def write(self, result: FrameResult) -> None:
@@ -187,8 +187,11 @@ def all_channels(result: FrameResult, ids: np.ndarray) -> np.ndarray:
     return channels
 
 
-def empty_folder(folder: epath.PathLike, overwrite: bool = False) -> epath.Path:
-    """Create `folder`; FileExistsError if it holds anything and `overwrite` is not set."""
+def prepare_folder(folder: epath.PathLike, overwrite: bool = False) -> epath.Path:
+    """`folder`, created where it is missing; what it holds stays.
+
+    Raises FileExistsError if it holds anything and `overwrite` is not set, or if it is a file.
+    """
     folder = epath.Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, expected a folder to write to")
