@@ -1,10 +1,10 @@
-"""Turn a folder of label maps into the zip a benchmark server takes.
+"""Turn a folder of label maps into the zip an evaluation server takes.
 
     python -m vos_jax.package --benchmark davis2017-test-dev|davis2017-test-challenge|youtube-vos
         --pred DIR --out X.zip [--data ROOT] [--split valid|test] [--meta FILE] [--overwrite]
 
 DIR holds <sequence>/<frame>.png, as `segment` and the evaluation of `main` write them. ROOT is the
-benchmark's data set in its official layout, by default the folder named by VOS_JAX_DATA_DIR: its
+data set in its official layout, by default the folder named by VOS_JAX_DATA_DIR: its
 lists say which sequences, frames, sizes and object ids are expected. --split and --meta (another
 meta.json) go with YouTube-VOS. Every mask is verified first; where one is wrong, all that is wrong
 is listed and nothing is written.
@@ -19,7 +19,7 @@ from absl import flags
 from vos_jax.command_line import new_flags, parse_flags, run_command
 from vos_jax.data.sources import ROOT_VARIABLE
 from vos_jax.inference.submission import (
-    BENCHMARKS,
+    SERVERS,
     YOUTUBE_SPLITS,
     YOUTUBE_VOS,
     expected_sequences,
@@ -32,7 +32,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     values = new_flags()
     define = {"flag_values": values}
     root = os.environ.get(ROOT_VARIABLE)
-    flags.DEFINE_enum("benchmark", None, BENCHMARKS, "whose server the zip is for", **define)
+    flags.DEFINE_enum("benchmark", None, SERVERS, "whose server the zip is for", **define)
     flags.DEFINE_string("pred", None, "folder of <sequence>/<frame>.png; may be gs://", **define)
     flags.DEFINE_string("out", None, "the zip to write; may be gs://", **define)
     flags.DEFINE_string("data", root, "root of the data set in its official layout", **define)
