@@ -1,40 +1,45 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from vos_jax.data.clip import Objects, Video
+from tests.shrunk import get_config, quick_compilation
+from vos_jax.data.clip import VOID, Objects, Video
 from vos_jax.data.masks import read_mask
-from vos_jax.evaluate import evaluate
+from vos_jax.evaluation import FLOORS, Evaluation, evaluate
+from vos_jax.metrics.floors import CopyMask, NearestColour
 from vos_jax.metrics.frame import frame_scores
 from vos_jax.metrics.protocols import PROTOCOLS
+from vos_jax.models import build_model, init_variables
+from vos_jax.train.checkpoint import export_variables
 
 SIZE = (24, 32)
 COLOURS = np.array([[90, 90, 90], [250, 20, 20], [20, 20, 250]], np.uint8)
 
 
-class StubSegmenter:
-    """Copies masks like the floor does; remembers what it was made with and fed."""
+class Fed(CopyMask):
+    """A segmenter that copies masks and remembers what it was fed; the first step needs labels."""
 
-    made = []
+    def __init__(self):
+        super().__init__()
+        self.fed = []
 
-    def __init__(self, model, variables, max_objects=None):
-        self.slots, self.fed, self._labels = max_objects, [], None
-        StubSegmenter.made.append(self)
-
-    def step(self, frame, masks=None):
-        assert masks is not None or self._labels is not None
-        self.fed.append(None if masks is None else np.unique(masks).tolist())
-        if masks is not None:
-            old = np.zeros_like(masks) if self._labels is None else self._labels
-            self._labels = np.where(masks > 0, masks, old)
-        return self._labels.copy()
+    def step(self, frame, labels=None):
+        assert labels is not None or self.fed
+        self.fed.append(None if labels is None else np.unique(labels).tolist())
+        return super().step(frame, labels)
 
 
-@pytest.fixture(autouse=True)
-def fresh_stub():
-    StubSegmenter.made.clear()
+class Fixed:
+    """Gives these label maps, one after the other."""
+
+    def __init__(self, maps):
+        self._maps = iter(maps)
+
+    def step(self, frame, labels=None):
+        return next(self._maps)
 
 
 def moving_squares(name, ids=(1, 2), length=6, size=SIZE, appear=(0, 0), scored=None, void=False):
@@ -48,7 +53,7 @@ def moving_squares(name, ids=(1, 2), length=6, size=SIZE, appear=(0, 0), scored=
     table[[0, *ids]] = COLOURS[: len(ids) + 1]
     frames = table[labels]
     if void:
-        labels[:, :2] = 255
+        labels[:, :2] = VOID
     given, later = np.zeros((length, len(ids)), bool), np.zeros((length, len(ids)), bool)
     for k in range(len(ids)):
         given[appear[k], k] = True
@@ -64,16 +69,40 @@ def moving_squares(name, ids=(1, 2), length=6, size=SIZE, appear=(0, 0), scored=
     )
 
 
-def run(videos, **options):
-    options = {"segmenter": StubSegmenter, "quiet": True, **options}
-    return evaluate(None, {}, videos, **options)
+COPY = {"copy": lambda video: CopyMask()}
+RGB = {"rgb": lambda video: NearestColour()}
+
+
+def run(videos, methods=COPY | RGB, **options):
+    """Evaluate a model that copies masks, and `methods` beside it."""
+    return evaluate({"model": lambda video: Fed(), **methods}, videos, **options)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A config with every floor, and untrained weights for its backbone."""
+    config, folder = get_config(), tmp_path_factory.mktemp("backbone")
+    config.model.window = 2
+    section = {"name": "propagation", "backbone": "mobilenet_v2", "width": config.model.width}
+    with quick_compilation():
+        variables = jax.device_get(init_variables(build_model(section), jax.random.key(0)))
+        export_variables(folder, {kind: tree["trunk"] for kind, tree in variables.items()}, {}, {})
+        config.init.backbone = str(folder)
+        config.eval.floors = tuple(FLOORS)
+        yield config
+
+
+@pytest.fixture(scope="module")
+def floors(config):
+    """Every floor as a method, those with a network too."""
+    return {name: floor(config) for name, floor in FLOORS.items()}
 
 
 def test_scores_are_those_of_the_scored_frames():
     video = moving_squares("a", void=True)
-    found = run([video], floors=()).methods["model"]
+    found = run([video], {}).methods["model"]
     for k, scores in enumerate(found):
-        first = np.where(video.mask(0) == 255, 0, video.mask(0))
+        first = np.where(video.mask(0) == VOID, 0, video.mask(0))
         expected = [frame_scores(video.mask(t), first, [k + 1]) for t in range(1, 5)]
         np.testing.assert_array_equal(scores.values["J"], np.ravel([j for j, _ in expected]))
         np.testing.assert_array_equal(scores.values["F"], np.ravel([f for _, f in expected]))
@@ -96,27 +125,47 @@ def test_the_protocol_decides_what_is_compared_and_averaged():
     j = [frame_scores((video.mask(t) > 0) * np.uint8(1), first, [1])[0][0] for t in range(1, 5)]
     assert results.metrics["copy"]["J-Mean"] == np.mean(j)
     assert "protocol davis2016: 1 videos, 1 objects" in results.report()
-    results = run([video], protocol=PROTOCOLS["fbms"], floors=())
+    results = run([video], {}, protocol=PROTOCOLS["fbms"])
     assert list(results.metrics["model"]) == ["J-Mean", "J-Recall", "J-Decay"]
 
 
 def test_later_objects_are_given_alone_and_scored_from_then_on():
     video = moving_squares("late", ids=(5, 9), appear=(1, 3))
-    results = run([video])
-    segmenter = StubSegmenter.made[0]
+    segmenter = Fed()
+    results = evaluate({"model": lambda video: segmenter, **RGB}, [video])
     # Frame 0 holds no given mask: the segmenter starts at frame 1.
     assert segmenter.fed == [[0, 5], None, [0, 9], None, None]
-    assert segmenter.slots == 2
     assert [o.frames for o in results.methods["model"]] == [3, 1]
     assert results.metrics["rgb"]["J-Mean"] == 1
 
 
-def test_objects_without_scored_frames_are_left_out_and_counted(capsys):
+def test_every_floor_waits_for_the_first_mask_and_takes_later_objects(floors):
+    video = moving_squares("late", ids=(5, 9), appear=(1, 3))
+    maps = {name: [] for name in floors}
+
+    class Noted:
+        def __init__(self, name, stepper):
+            self.name, self.stepper = name, stepper
+
+        def step(self, frame, labels=None):
+            maps[self.name].append(self.stepper.step(frame, labels))
+            return maps[self.name][-1]
+
+    methods = {name: lambda v, name=name: Noted(name, floors[name](v)) for name in floors}
+    results = evaluate(methods, [video])
+    for name in floors:
+        assert [o.frames for o in results.methods[name]] == [3, 1]
+        assert results.metrics[name]["J-Mean"] > 0.3, name
+        assert [set(np.unique(labels)) for labels in maps[name]][:2] == [{0, 5}] * 2, name
+        assert {9} < set(np.unique(maps[name][2])), name
+
+
+def test_objects_without_scored_frames_are_left_out_and_counted():
     scored = np.zeros((6, 2), bool)
     scored[2:4, 1] = True
-    results = run([moving_squares("a", scored=scored)], quiet=False)
+    results = run([moving_squares("a", scored=scored)])
     assert [o.name for o in results.methods["model"]] == ["a_2"]
-    printed = capsys.readouterr().out
+    printed = results.report()
     assert "1 videos, 1 objects (1 without a scored frame left out), 2 of 6 frames" in printed
     assert "void pixels of the annotation: background" in printed
 
@@ -131,15 +180,15 @@ def test_the_report_has_a_row_per_method_and_a_line_per_sequence():
 
 def test_results_masks_and_overlays_are_written(tmp_path):
     video = moving_squares("a", ids=(3, 200))
-    results = run([video], out_dir=tmp_path, subset="train")
+    results = run([video], out_dir=tmp_path)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores["protocol"] == "davis2017"
     assert scores["metrics"] == results.metrics["model"]
     assert scores["settings"]["scored_object_frames"] == 8
     rgb = json.loads((tmp_path / "floors/rgb/scores.json").read_text())
     assert rgb["metrics"]["J-Mean"] == 1 and rgb["settings"]["method"] == "rgb"
-    assert (tmp_path / "global_results-train.csv").exists()
-    assert (tmp_path / "per-sequence_results-train.csv").read_text().count("\n") == 3
+    assert (tmp_path / "global_results-val.csv").exists()
+    assert (tmp_path / "per-sequence_results-val.csv").read_text().count("\n") == 3
     assert (tmp_path / "tables.txt").read_text() == results.report() + "\n"
     assert len(list((tmp_path / "masks/a").iterdir())) == 6
     assert set(np.unique(read_mask(tmp_path / "masks/a/00005.png"))) == {0, 3, 200}
@@ -149,10 +198,19 @@ def test_results_masks_and_overlays_are_written(tmp_path):
 
 def test_existing_results_are_refused_before_any_frame_is_read(tmp_path):
     (tmp_path / "scores.json").write_text("{}")
+    video = moving_squares("a")
+    read = noted_reads(video)
     with pytest.raises(FileExistsError, match="holds results already: scores.json"):
-        run([moving_squares("a")], out_dir=tmp_path)
-    assert not StubSegmenter.made
-    run([moving_squares("a")], out_dir=tmp_path, overwrite=True)
+        run([video], out_dir=tmp_path)
+    assert not read
+    run([video], out_dir=tmp_path, overwrite=True)
+
+
+def test_label_maps_and_overlays_stay_out_when_not_asked_for(tmp_path):
+    run([moving_squares("a")], out_dir=tmp_path, write_masks=False, overlay=False)
+    written = {"scores.json", "tables.txt", "floors"}
+    written |= {"global_results-val.csv", "per-sequence_results-val.csv"}
+    assert {file.name for file in tmp_path.iterdir()} == written
 
 
 def test_videos_of_one_size_and_object_bucket_follow_each_other():
@@ -160,7 +218,7 @@ def test_videos_of_one_size_and_object_bucket_follow_each_other():
 
     def note(video):
         order.append(video.name)
-        return (np.zeros(video.original_size, np.uint8) for _ in video.frame_names)
+        return CopyMask()
 
     wide = (24, 40)
     run(
@@ -171,45 +229,73 @@ def test_videos_of_one_size_and_object_bucket_follow_each_other():
             moving_squares("d", ids=(1,), size=wide),
             moving_squares("e", ids=(7,)),
         ],
-        floors=(),
-        predictors={"zero": note},
+        {"noted": note},
     )
     assert order == ["b", "e", "c", "d", "a"]
 
 
-def test_further_predictors_get_rows_and_are_checked():
-    def short(video):
-        yield np.zeros(SIZE, np.uint8)
-
-    results = run(
-        [moving_squares("a")],
-        predictors={"truth": lambda video: (video.mask(t) for t in range(len(video)))},
-    )
-    assert results.metrics["truth"]["J&F-Mean"] == 1
-    with pytest.raises(ValueError, match="fewer label maps than frames"):
-        run([moving_squares("a")], predictors={"short": short})
-    with pytest.raises(ValueError, match=r"small, a, frame 00000.*\(24, 32\).*\(3, 3\)"):
-        small = (np.zeros((3, 3), np.uint8) for _ in range(6))
-        run([moving_squares("a")], predictors={"small": lambda _: small})
+def test_any_method_gets_a_row_and_its_label_maps_are_checked():
+    video = moving_squares("a")
+    truth = {"truth": lambda video: Fixed(video.mask(t) for t in range(len(video)))}
+    assert run([video], truth).metrics["truth"]["J&F-Mean"] == 1
+    wrong = {
+        r"small, a, frame 00000.*\(24, 32\).*\(3, 3\)": np.zeros((3, 3), np.uint8),
+        r"small, a, frame 00000: .*integer.*float64": np.zeros(SIZE),
+    }
+    for message, labels in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            run([video], {"small": lambda _, labels=labels: Fixed([labels])})
 
 
 @pytest.mark.parametrize(
-    "videos, options, message",
+    "videos, message",
     [
-        ([], {}, "none of 0 videos has a scored frame"),
-        (["a"], {"floors": ("rbg",)}, r"unknown floors \['rbg'\].*copy"),
-        (["a", "a"], {}, r"several videos are called \['a'\]"),
-        (["a"], {"predictors": {"rgb": iter}}, r"\['rgb'\] have the names of other methods"),
+        ([], "none of 0 videos has a scored frame"),
+        (["a", "a"], r"several videos are called \['a'\]"),
     ],
 )
-def test_wrong_calls_say_what_is_wrong(videos, options, message):
+def test_videos_that_cannot_be_scored_together_are_refused(videos, message):
     with pytest.raises(ValueError, match=message):
-        run([moving_squares(name) for name in videos], **options)
+        run([moving_squares(name) for name in videos])
 
 
-def test_frames_are_read_once_and_one_at_a_time():
-    video, read = moving_squares("a"), []
-    load = video._load_frame
+def noted_reads(video):
+    """The numbers of the frames of a video, in the order in which they are read from now on."""
+    load, read = video._load_frame, []
     video._load_frame = lambda t: (read.append(t), load(t))[1]
-    run([video])
+    return read
+
+
+def test_frames_are_read_once_and_one_at_a_time_for_a_model_and_every_floor(floors):
+    video = moving_squares("a")
+    read = noted_reads(video)
+    results = run([video], floors)
+    assert list(results.methods) == ["model", "copy", "rgb", "propagation"]
     assert read == list(range(6))
+
+
+def test_a_config_is_scored_beside_its_floors(config, tmp_path, capsys):
+    variables = init_variables(build_model(config.model), jax.random.key(1))
+    results = Evaluation(config).run(variables, tmp_path, write_masks=False)
+    assert list(results.methods) == ["model", "copy", "rgb", "propagation"]
+    stored = json.loads((tmp_path / "floors/propagation/scores.json").read_text())
+    assert stored["metrics"]["J-Mean"] == results.metrics["propagation"]["J-Mean"]
+    assert results.metrics["propagation"]["J&F-Mean"] > results.metrics["model"]["J&F-Mean"]
+    assert capsys.readouterr().out.startswith(results.report())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("eval.floors", ("copy", "rbg"), r"config\.eval\.floors: unknown \['rbg'\].*'copy', 'rgb'"),
+        ("eval.protocol", "davis", "config.eval: unknown protocol 'davis'"),
+        ("eval.metric", "G", r"config\.eval\.metric: protocol davis2017 reports J&F-Mean, .*'G'"),
+        ("init.backbone", "", "'propagation', which needs config.init.backbone"),
+        ("inference.scales", (), "config.inference.scales"),
+    ],
+)
+def test_a_wrong_config_is_refused_before_anything_is_run(config, field, value, message):
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        Evaluation(changed).check_metric()
