@@ -106,11 +106,11 @@ def score(
     """Score the results in `pred` against annotated videos.
 
     Args:
-      videos: of a folder reader; only their masks are read.
-      pred: holds <video name>/<frame name>.png for every scored frame.
-      workers: processes; sequences are shared among them.
-      allow_missing: a sequence without a folder is left out, a missing frame counts as empty.
-      sparse: frames that the video does not have are ignored instead of refused.
+        videos: of a folder reader; only their masks are read.
+        pred: holds <video name>/<frame name>.png for every scored frame.
+        workers: processes; sequences are shared among them.
+        allow_missing: a sequence without a folder is left out, a missing frame counts as empty.
+        sparse: frames that the video does not have are ignored instead of refused.
 
     Returns: the objects with a scored frame in the order of `videos`, and what was counted.
     Raises FileNotFoundError or ValueError naming the first things that do not fit.

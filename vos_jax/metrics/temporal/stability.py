@@ -119,7 +119,7 @@ def match(cost: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     cheapest pair (a, b); the second starts just behind it, where the outlines are best aligned.
 
     Returns:
-      pairs int [m, 2], ascending in the second column, and (a, b).
+        pairs int [m, 2], ascending in the second column, and (a, b).
     """
     path = shortest_path(cost)[:-1]
     a, b = path[np.argmin(cost[path[:, 0], path[:, 1]])].tolist()
