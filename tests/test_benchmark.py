@@ -35,7 +35,7 @@ def test_table_has_a_row_per_case_and_ratios_to_the_matrix_product(capsys):
 @pytest.mark.parametrize("only", ["global, 3", "upsample logits"])
 def test_only_keeps_the_cases_with_that_text(only, capsys):
     benchmark.main([*SMALL, "--only", only])
-    assert [line.startswith(only) for line in capsys.readouterr().out.splitlines()[2:]] == [True]
+    assert [line.startswith(only) for line in capsys.readouterr().out.splitlines()[3:]] == [True]
 
 
 def test_peak_is_measured_in_another_process_or_refused_where_it_cannot_be(capsys):
@@ -51,7 +51,7 @@ def test_peak_is_measured_in_another_process_or_refused_where_it_cannot_be(capsy
 def test_metrics_are_timed_on_the_host(capsys):
     benchmark.main(["metrics", "--frame", "48", "86", "--objects", "2", "--rounds", "1"])
     lines = capsys.readouterr().out.splitlines()
-    names = [re.split(r"\s{2,}", line)[0] for line in lines[2:]]
+    names = [re.split(r"\s{2,}", line)[0] for line in lines[3:]]
     assert names[:2] == ["J and F of one frame", "J and F of 20 proposals"] and len(names) == 3
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
@@ -28,19 +27,10 @@ from vos_jax.command_line import (
     run_command,
     say_config,
 )
-from vos_jax.data.clip import Video
 from vos_jax.data.pipeline import batches, training_examples
-from vos_jax.data.sources import evaluation_videos, open_sources
-from vos_jax.data.youtube_vos import read_categories
-from vos_jax.evaluate import FLOORS, MODEL, evaluate
-from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.evaluation import MODEL, Evaluation
 from vos_jax.loading import load_model
-from vos_jax.metrics.floors import given_labels
-from vos_jax.metrics.protocols import Protocol, get_protocol
-from vos_jax.systems.build import build_inference_model
-from vos_jax.systems.propagation import Propagation
 from vos_jax.train.checkpoint import Checkpoints
-from vos_jax.train.initial import initial_variables
 from vos_jax.train.logs import Logger
 from vos_jax.train.loop import NonFiniteLoss, train
 from vos_jax.train.manifest import build_manifest
@@ -48,7 +38,6 @@ from vos_jax.train.partition import broadcast, fetch, initialize_distributed
 from vos_jax.train.setup import build_training
 from vos_jax.train.workdir import prepare_workdir
 
-PROPAGATION = "propagation"
 MODES = ("train_and_eval", "train", "eval")
 DEFAULT_PRESET = "quick"  # of every get_config
 
@@ -105,8 +94,7 @@ def run_evaluation(
             f"{checkpoint} has no whole config (only {', '.join(config)}; missing: "
             f"{', '.join(missing)}); give --config FILE[:PRESET]"
         )
-    videos = evaluation_videos(open_sources(config.data, "eval"))
-    return _evaluate(config, variables, videos, out_dir, final=True, overwrite=overwrite)
+    return Evaluation(config).run(variables, out_dir, overwrite=overwrite).metrics[MODEL]
 
 
 def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:
@@ -114,89 +102,20 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
 
     Of several processes the first one evaluates, and all get its scores.
     """
-    videos = evaluation_videos(open_sources(config.data, "eval"))
-    unknown = sorted(set(config.eval.floors) - {*FLOORS, PROPAGATION})
-    if unknown:
-        raise ValueError(
-            f"config.eval.floors: unknown {unknown}, expected some of {[*FLOORS, PROPAGATION]}"
-        )
-    metrics = _protocol(config).metric_names
-    if config.eval.metric not in metrics:
-        raise ValueError(
-            f"config.eval.metric: protocol {config.eval.protocol} reports {', '.join(metrics)},"
-            f" found {config.eval.metric!r}"
-        )
+    evaluation = Evaluation(config)
+    evaluation.check_metric()
 
     def score(variables, step):
         variables = fetch(variables)
-        scores = dict.fromkeys(metrics, 0.0)
+        scores = dict.fromkeys(evaluation.protocol.metric_names, 0.0)
         if jax.process_index() == 0:
             out_dir = epath.Path(workdir) / "results" / f"step_{step}"
             final = step == config.train.steps
-            scores = _evaluate(config, variables, videos, out_dir, final=final, overwrite=True)
+            results = evaluation.run(variables, out_dir, write_masks=final, overwrite=True)
+            scores = results.metrics[MODEL]
         return broadcast(scores)
 
     return score
-
-
-def _evaluate(
-    config: ConfigDict,
-    variables: dict,
-    videos: list[Video],
-    out_dir: epath.PathLike,
-    final: bool,
-    overwrite: bool,
-) -> dict[str, float]:
-    floors = list(config.eval.floors)
-    predictors = {}
-    if PROPAGATION in floors:
-        floors.remove(PROPAGATION)
-        predictors[PROPAGATION] = _propagation(config)
-    results = evaluate(
-        build_inference_model(config),
-        jax.device_put(variables),
-        videos,
-        protocol=_protocol(config),
-        out_dir=out_dir,
-        floors=floors,
-        predictors=predictors,
-        write_masks=final,
-        overlay=final and config.eval.overlay,
-        max_objects=config.inference.slots or None,
-        overwrite=overwrite,
-    )
-    return results.metrics[MODEL]
-
-
-def _protocol(config: ConfigDict) -> Protocol:
-    """How config.data.eval is scored; ValueError where config.eval says it wrongly."""
-    seen = read_categories(config.eval.seen) if config.eval.seen else None
-    try:
-        return get_protocol(config.eval.protocol, seen=seen)
-    except ValueError as error:
-        raise ValueError(f"config.eval: {error}") from error
-
-
-def _propagation(config: ConfigDict) -> Callable[[Video], Iterator[np.ndarray]]:
-    """The floor that propagates labels with the untrained features of config.init.backbone."""
-    if not config.init.backbone:
-        raise ValueError(
-            f"config.eval.floors has {PROPAGATION!r}, which needs config.init.backbone: a folder "
-            "written by vos_jax.convert"
-        )
-    shared = ("backbone", "width", "window", "short_side")  # not every system has a window
-    fields = {name: config.model[name] for name in shared if name in config.model}
-    model = Propagation(output_stride=8, **fields)
-    variables = initial_variables(model, {**config.init, "model": ""}, config.seed)
-
-    def label_maps(video):
-        segmenter = VideoSegmenter(model, variables, slots=len(video.ids))
-        for t in range(len(video)):
-            given = video.given[t]
-            masks = given_labels(video.mask(t), video.ids, given) if given.any() else None
-            yield segmenter.step(video.frame(t), masks)
-
-    return label_maps
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:

@@ -1,12 +1,12 @@
-"""Turn a folder of label maps into the zip a benchmark server takes.
+"""Turn a folder of label maps into the zip an evaluation server takes.
 
     python -m vos_jax.package --benchmark B --pred DIR --out X.zip [--data ROOT] [--overwrite]
 
---help lists the benchmarks. DIR holds <sequence>/<frame>.png, as `segment` and the evaluation of
-`main` write them. ROOT is the benchmark's data set in its official layout, by default the folder
-named by VOS_JAX_DATA_DIR: its lists say which sequences, frames, sizes and object ids are expected.
---split and --meta (another meta.json) go with YouTube-VOS. Every mask is verified first; where one
-is wrong, all that is wrong is listed and nothing is written.
+DIR holds <sequence>/<frame>.png, as `segment` and the evaluation of `main` write them. ROOT is the
+data set in its official layout, by default the folder named by VOS_JAX_DATA_DIR: its
+lists say which sequences, frames, sizes and object ids are expected. --split and --meta (another
+meta.json) go with YouTube-VOS. Every mask is verified first; where one is wrong, all that is wrong
+is listed and nothing is written.
 """
 
 import os
@@ -18,7 +18,7 @@ from absl import flags
 from vos_jax.command_line import flag, new_flags, parse_flags, run_command
 from vos_jax.data.sources import ROOT_VARIABLE
 from vos_jax.inference.submission import (
-    BENCHMARKS,
+    SERVERS,
     YOUTUBE_SPLITS,
     YOUTUBE_VOS,
     expected_sequences,
@@ -32,7 +32,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags()
     root = os.environ.get(ROOT_VARIABLE)
-    flag(values, "benchmark", None, "whose server the zip is for", choices=BENCHMARKS)
+    flag(values, "benchmark", None, "whose server the zip is for", choices=SERVERS)
     flag(values, "pred", None, "folder of <sequence>/<frame>.png; may be gs://")
     flag(values, "out", None, "the zip to write; may be gs://")
     flag(values, "data", root, "root of the data set in its official layout")

@@ -39,12 +39,13 @@ from vos_jax.metrics.scores import ObjectScores
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A protocol's data set.
+class DataSet:
+    """What a protocol is applied to.
 
     open: function of (root, set) -> videos. subset: the default set. frames: which frames count, in
     words. options: flags that `open` takes too. partial: results may lack sequences and frames; no
     official tool or server says otherwise. sparse: results may hold frames that --gt does not.
+    categories: its objects have one each.
     """
 
     open: Callable[..., list[Video]]
@@ -53,6 +54,7 @@ class Benchmark:
     options: tuple[str, ...] = ()
     partial: bool = False
     sparse: bool = False
+    categories: bool = False
 
 
 def _open_youtube_vos(gt: epath.PathLike, subset: str, **options: str) -> list[Video]:
@@ -64,25 +66,30 @@ def _open_youtube_vos(gt: epath.PathLike, subset: str, **options: str) -> list[V
 
 
 INNER = "all but the first and the last frame"
-BENCHMARKS: Mapping[str, Benchmark] = {
-    "davis2016": Benchmark(partial(open_davis, year=2016), "val", INNER, ("resolution",)),
-    "davis2017": Benchmark(partial(open_davis, year=2017), "val", INNER, ("resolution",)),
-    "davis2017-unsupervised": Benchmark(
+DATA_SETS: Mapping[str, DataSet] = {  # by the name of the protocol
+    "davis2016": DataSet(partial(open_davis, year=2016), "val", INNER, ("resolution",)),
+    "davis2017": DataSet(partial(open_davis, year=2017), "val", INNER, ("resolution",)),
+    "davis2017-unsupervised": DataSet(
         partial(open_davis, year=2017, task="unsupervised"), "val", "all", ("resolution",)
     ),
-    "youtube-vos": Benchmark(
+    "youtube-vos": DataSet(
         _open_youtube_vos,
         "valid",
         "annotated frames of an object after its first one",
         ("meta",),
         partial=True,
         sparse=True,
+        categories=True,
     ),
-    "fbms": Benchmark(open_fbms, "test", "annotated frames, with first and last", partial=True),
-    "youtube-objects": Benchmark(
-        open_youtube_objects, "all", "annotated frames after the first one", partial=True
+    "fbms": DataSet(open_fbms, "test", "annotated frames, with first and last", partial=True),
+    "youtube-objects": DataSet(
+        open_youtube_objects,
+        "all",
+        "annotated frames after the first one",
+        partial=True,
+        categories=True,
     ),
-    "segtrack": Benchmark(open_segtrack, "all", "all but the first frame", partial=True),
+    "segtrack": DataSet(open_segtrack, "all", "all but the first frame", partial=True),
 }
 
 
@@ -94,16 +101,15 @@ def score(
     workers: int = 1,
     allow_missing: bool = False,
     sparse: bool = False,
-    quiet: bool = False,
 ) -> tuple[list[ObjectScores], dict[str, int]]:
     """Score the results in `pred` against annotated videos.
 
     Args:
-      videos: of a folder reader; only their masks are read.
-      pred: holds <video name>/<frame name>.png for every scored frame.
-      workers: processes; sequences are shared among them.
-      allow_missing: a sequence without a folder is left out, a missing frame counts as empty.
-      sparse: frames that the video does not have are ignored instead of refused.
+        videos: of a folder reader; only their masks are read.
+        pred: holds <video name>/<frame name>.png for every scored frame.
+        workers: processes; sequences are shared among them.
+        allow_missing: a sequence without a folder is left out, a missing frame counts as empty.
+        sparse: frames that the video does not have are ignored instead of refused.
 
     Returns: the objects with a scored frame in the order of `videos`, and what was counted.
     Raises FileNotFoundError or ValueError naming the first things that do not fit.
@@ -111,7 +117,7 @@ def score(
     pred = epath.Path(pred)
     tasks = _tasks(protocol, videos, pred, allow_missing, sparse)
     results = []
-    with tqdm(total=len(tasks), desc="score", unit="sequence", disable=quiet or None) as progress:
+    with tqdm(total=len(tasks), desc="score", unit="sequence", disable=None) as progress:
         for result in _map(_score_sequence, tasks, workers):
             results.append(result)
             progress.update()
@@ -219,11 +225,16 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     parse_flags(values, argv, required=("protocol", "gt", "pred", "out"))
     if values.help:
         return values
-    benchmark = BENCHMARKS[values.protocol]
+    data_set = DATA_SETS[values.protocol]
     for name in ("resolution", "meta"):
-        if values[name].value and name not in benchmark.options:
+        if values[name].value and name not in data_set.options:
             raise flags.Error(f"--{name} does not go with --protocol {values.protocol}")
-    if values.allow_missing and not benchmark.partial:
+    if values.by == "category" and not data_set.categories:
+        named = [name for name, other in DATA_SETS.items() if other.categories]
+        raise flags.Error(
+            f"--by=category: {values.protocol} names no categories; {' and '.join(named)} do"
+        )
+    if values.allow_missing and not data_set.partial:
         raise flags.Error(
             f"--allow-missing: {values.protocol} is defined over whole sets; name the sequences you"
             " have in a list of your own in ImageSets and give it with --set"
@@ -233,33 +244,33 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns the tables and what they count."""
-    benchmark = BENCHMARKS[args.protocol]
-    subset = args.set or benchmark.subset
+    data_set = DATA_SETS[args.protocol]
+    subset = args.set or data_set.subset
     seen = read_categories(args.seen) if args.seen else None
     protocol = get_protocol(args.protocol, average=args.average, temporal=args.temporal, seen=seen)
     tables.refuse_existing(args.out, subset, args.overwrite)
-    options = {name: args[name].value for name in benchmark.options if args[name].value}
+    options = {name: args[name].value for name in data_set.options if args[name].value}
     if args.meta:  # readers look beside the data set
         options["meta"] = os.path.abspath(args.meta)
-    videos = benchmark.open(args.gt, subset, **options)
+    videos = data_set.open(args.gt, subset, **options)
     objects, counted = score(
         protocol,
         videos,
         args.pred,
         workers=args.workers,
         allow_missing=args.allow_missing,
-        sparse=benchmark.sparse,
+        sparse=data_set.sparse,
     )
     if not objects:
         raise ValueError(
             f"{args.gt}: no frame of set {subset!r} can be scored, because its annotation is"
-            " withheld; results go to the benchmark's server, packed by vos_jax.package"
+            " withheld; results go to the data set's server, packed by vos_jax.package"
         )
-    settings = {"set": subset, "frames_rule": benchmark.frames, **counted, **options}
-    report = _report(epath.Path(args.pred).name, protocol, objects, settings, args.by)
+    settings = {"set": subset, "frames_rule": data_set.frames, **counted, **options}
     tables.write_results(
         args.out, protocol, objects, subset=subset, settings=settings, overwrite=args.overwrite
     )
+    report = _report(epath.Path(args.pred).name, protocol, objects, settings, args.by)
     return f"{report}\nresults in {args.out}"
 
 

@@ -113,9 +113,9 @@ def _sequences(root: epath.Path, split: str, candidates: list[epath.Path], year:
             f"{' or '.join(map(str, candidates))}: no such list of sequences;"
             f" splits that exist for year {year}: {', '.join(known) or 'none'}"
         )
-    lines = [line.split()[0] for line in found.read_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in found.read_text().splitlines() if line.strip()]
     # "/JPEGImages/480p/bear/00000.jpg ..." names the sequence in the last folder of the path.
-    names = [line.split("/")[-2] if "/" in line else line for line in lines]
+    names = [line.split()[0].split("/")[-2] if "/" in line else line for line in lines]
     if not names:
         raise ValueError(f"{found}: the list of sequences is empty")
     return list(dict.fromkeys(names))
