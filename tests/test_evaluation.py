@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from tests.shrunk import get_config, quick_compilation
+from vos_jax.checkpoint_folder import export_variables
 from vos_jax.data.clip import VOID, Objects, Video
 from vos_jax.data.masks import read_mask
 from vos_jax.evaluation import FLOORS, Evaluation, evaluate
@@ -13,7 +14,6 @@ from vos_jax.metrics.floors import CopyMask, NearestColour
 from vos_jax.metrics.frame import frame_scores
 from vos_jax.metrics.protocols import PROTOCOLS
 from vos_jax.systems.build import build_model, init_variables
-from vos_jax.train.checkpoint import export_variables
 
 SIZE = (24, 32)
 COLOURS = np.array([[90, 90, 90], [250, 20, 20], [20, 20, 250]], np.uint8)
