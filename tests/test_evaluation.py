@@ -13,7 +13,8 @@ from vos_jax.evaluation import FLOORS, Evaluation, evaluate
 from vos_jax.metrics.floors import CopyMask, NearestColour
 from vos_jax.metrics.frame import frame_scores
 from vos_jax.metrics.protocols import PROTOCOLS
-from vos_jax.systems.build import build_model, init_variables
+from vos_jax.systems.build import build_inference_model, init_variables
+from vos_jax.systems.propagation import Propagation
 
 SIZE = (24, 32)
 COLOURS = np.array([[90, 90, 90], [250, 20, 20], [20, 20, 250]], np.uint8)
@@ -42,8 +43,13 @@ class Fixed:
         return next(self._maps)
 
 
-def moving_squares(name, ids=(1, 2), length=6, size=SIZE, appear=(0, 0), scored=None, void=False):
-    """Squares that move 2 pixels a frame; object k is given at appear[k], scored afterwards."""
+def moving_squares(
+    name, ids=(1, 2), length=6, size=SIZE, appear=(0, 0), scored=None, void=False, enlarged=1
+):
+    """Squares that move 2 pixels a frame; object k is given at appear[k], scored afterwards.
+
+    enlarged: each pixel becomes so many in both directions.
+    """
     labels = np.zeros((length, *size), np.uint8)
     for t in range(length):
         for k, i in enumerate(ids):
@@ -51,7 +57,8 @@ def moving_squares(name, ids=(1, 2), length=6, size=SIZE, appear=(0, 0), scored=
                 labels[t, 4 + 10 * k : 12 + 10 * k, 2 + 2 * t : 12 + 2 * t] = i
     table = np.zeros((256, 3), np.uint8)
     table[[0, *ids]] = COLOURS[: len(ids) + 1]
-    frames = table[labels]
+    labels = labels.repeat(enlarged, axis=1).repeat(enlarged, axis=2)
+    frames, size = table[labels], labels.shape[1:]
     if void:
         labels[:, :2] = VOID
     given, later = np.zeros((length, len(ids)), bool), np.zeros((length, len(ids)), bool)
@@ -83,9 +90,9 @@ def config(tmp_path_factory):
     """A config with every floor, and untrained weights for its backbone."""
     config, folder = get_config(), tmp_path_factory.mktemp("backbone")
     config.model.window = 2
-    section = {"name": "propagation", "backbone": "mobilenet_v2", "width": config.model.width}
+    model = Propagation(backbone="mobilenet_v2", width=config.model.width)
     with quick_compilation():
-        variables = jax.device_get(init_variables(build_model(section), jax.random.key(0)))
+        variables = jax.device_get(init_variables(model, jax.random.key(0)))
         export_variables(folder, {kind: tree["trunk"] for kind, tree in variables.items()}, {}, {})
         config.init.backbone = str(folder)
         config.eval.floors = tuple(FLOORS)
@@ -140,7 +147,8 @@ def test_later_objects_are_given_alone_and_scored_from_then_on():
 
 
 def test_every_floor_waits_for_the_first_mask_and_takes_later_objects(floors):
-    video = moving_squares("late", ids=(5, 9), appear=(1, 3))
+    # a network with a stride of 8 sees little of small squares
+    video = moving_squares("late", ids=(5, 9), appear=(1, 3), enlarged=4)
     maps = {name: [] for name in floors}
 
     class Noted:
@@ -275,7 +283,7 @@ def test_frames_are_read_once_and_one_at_a_time_for_a_model_and_every_floor(floo
 
 
 def test_a_config_is_scored_beside_its_floors(config, tmp_path, capsys):
-    variables = init_variables(build_model(config.model), jax.random.key(1))
+    variables = init_variables(build_inference_model(config), jax.random.key(1))
     results = Evaluation(config).run(variables, tmp_path, write_masks=False)
     assert list(results.methods) == ["model", "copy", "rgb", "propagation"]
     stored = json.loads((tmp_path / "floors/propagation/scores.json").read_text())

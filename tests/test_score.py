@@ -18,6 +18,7 @@ from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.data.segtrack import open_segtrack
 from vos_jax.data.youtube_objects import CATEGORIES, open_youtube_objects
 from vos_jax.data.youtube_vos import open_youtube_vos
+from vos_jax.scoring import Scores
 
 command = importlib.import_module("vos_jax.score")  # vos_jax.score itself is the function
 
@@ -151,7 +152,7 @@ def test_results_are_written_before_anything_is_said_about_them(tree, tmp_path, 
     def fails(*_):
         raise ValueError("the report fails")
 
-    monkeypatch.setattr(command, "_report", fails)
+    monkeypatch.setattr(Scores, "report", fails)
     with pytest.raises(SystemExit, match="the report fails"):
         run(*tree, tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == 3
