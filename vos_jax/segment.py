@@ -71,13 +71,13 @@ class GivenMasks:
     """Masks by frame stem, read when their frame comes.
 
     Args:
-      path: one image, the mask of the first frame whatever its name, or a folder of <stem>.png.
-      stems: the stems of all frames, in time order, or the first only, when `complete` is False.
-      complete: whether the stems are all there are; a video file may not know its length.
+        path: one image, the mask of the first frame whatever its name, or a folder of <stem>.png.
+        stems: the stems of all frames, in time order, or the first only, when `complete` is False.
+        complete: whether the stems are all there are; a video file may not know its length.
 
     Raises:
-      FileNotFoundError: nothing at `path`, or no .png in the folder.
-      ValueError: mask files whose stem is no frame's.
+        FileNotFoundError: nothing at `path`, or no .png in the folder.
+        ValueError: mask files whose stem is no frame's.
     """
 
     def __init__(self, path: epath.PathLike, stems: Sequence[str], complete: bool = True):

@@ -45,7 +45,7 @@ def open_davis(
     split: train, val, test-dev, test-challenge, or any other list there is. year: 2016 (one merged
     object) or 2017. resolution: "480p" or "Full-Resolution". task: "semi-supervised" or
     "unsupervised", which differ in annotations and scored frames.
-    Errors: FileNotFoundError for a missing folder or list, ValueError for an unknown option, an
+    Raises FileNotFoundError for a missing folder or list, ValueError for an unknown option, an
     empty list, a sequence without frames, or frames and masks that do not match.
     """
     if year not in YEARS:

@@ -135,7 +135,7 @@ class Examples:
 
         Returns frames float32 [T, h, w, 3] in 0..255, masks uint8 [T, h, w] (0 background, 1..N
         objects, 255 void), valid bool [N], name "dataset/video", source_index int32 [T].
-        Errors: ValueError naming the videos tried where every draw was rejected; that of the
+        Raises ValueError naming the videos tried where every draw was rejected; that of the
         file where one cannot be read (unless skipped).
         """
         tried = []

@@ -22,7 +22,7 @@ def open_tfds_davis(
 
     dir: a TFDS data directory (holding davis/480p/2.1.0), or the version folder itself.
     split: "train", "val" or "validation". download: prepare the data set if it is not there.
-    Errors: FileNotFoundError where no prepared data set is found, ValueError for a bad option.
+    Raises FileNotFoundError where no prepared data set is found, ValueError for a bad option.
     """
     if split not in SPLITS:
         raise ValueError(f"tfds_davis: expected split one of {sorted(SPLITS)}, got {split!r}")

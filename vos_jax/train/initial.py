@@ -20,8 +20,8 @@ def initial_variables(model: VOSModel, init: Mapping[str, str], seed: int) -> di
     step). The optimizer starts fresh.
 
     Raises:
-      ValueError: arrays that are missing or have another shape, all of them listed.
-      FileNotFoundError: no checkpoint there.
+        ValueError: arrays that are missing or have another shape, all of them listed.
+        FileNotFoundError: no checkpoint there.
     """
     variables = jax.device_get(init_variables(model, jax.random.key(seed)))
     if init["model"]:
