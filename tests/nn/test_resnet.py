@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures import GOLDEN, golden_parameters
+from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.resnet import Block, ResNet
 from vos_jax.official import resnet
 
@@ -83,25 +84,29 @@ def test_a_fresh_block_with_live_norms_passes_on_its_input_alone(bottleneck):
     assert np.abs(frozen - x).max() > 0.1
 
 
-def test_extra_planes_are_added_before_the_first_norm_and_share_the_frame():
+@pytest.mark.parametrize("backbone", [ResNet(depth=18, layers=1), MobileNetV2(width=0.25)])
+def test_planes_may_be_added_between_stem_and_body_that_several_share_the_frame(backbone):
     """As one convolution of all planes, for two sets of planes per frame."""
     rng = np.random.default_rng(0)
     frames, planes = rng.normal(size=(2, 33, 33, 3)), rng.normal(size=(4, 33, 33, 2))
-    model = ResNet(depth=18, layers=1)
     inputs = jnp.concatenate([jnp.repeat(jnp.asarray(frames), 2, axis=0), planes], axis=-1)
-    variables = model.init(jax.random.key(0), inputs)
-    (expected,) = model.apply(variables, inputs)
-    kernel = variables["params"]["conv1"]["kernel"]
-    extra = jax.lax.conv_general_dilated(
+    variables = backbone.init(jax.random.key(0), inputs)
+    expected = backbone.apply(variables, inputs)
+    stem = variables["params"].get("conv1") or variables["params"]["features_0"]["conv"]
+    size, channels = backbone.stem_kernel
+    assert stem["kernel"].shape == (size, size, 5, channels)
+    own = jax.lax.conv_general_dilated(
         jnp.asarray(planes, jnp.float32),
-        kernel[:, :, 3:],
+        stem["kernel"][:, :, 3:],
         (2, 2),
-        [(3, 3), (3, 3)],
+        [(size // 2, size // 2)] * 2,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    variables["params"]["conv1"] = {"kernel": kernel[:, :, :3]}
-    (found,) = model.apply(variables, jnp.asarray(frames), extra=extra)
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    stem["kernel"] = stem["kernel"][:, :, :3]
+    shared = backbone.apply(variables, jnp.asarray(frames), method="stem")
+    found = backbone.apply(variables, jnp.repeat(shared, 2, axis=0) + own, method="body")
+    for x, y in zip(found, expected, strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4 * np.abs(y).max())
 
 
 def test_live_statistics_move_only_when_not_frozen(x):

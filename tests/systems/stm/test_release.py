@@ -81,7 +81,7 @@ def _instrumented(model):
         features = model.apply(variables, frames, method=model.encode)
         valid = jnp.ones((1, 2), bool)
         memory, inner = captured(variables, features, masks, valid, method=model.start)
-        maps = inner["memory_encoder/backbone/__call__"]
+        maps = inner["memory_encoder/backbone/body"]
         keys, values = (
             x[:, :, 0].reshape(2, *GRID, -1) for x in (memory.bank.keys, memory.bank.values)
         )
