@@ -1,19 +1,15 @@
 """The memory read: loop over frames = definition = parts on 8 devices; what counts in it."""
 
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.eight_devices import eight_devices
 from vos_jax.ops.memory_read import affinity, dense_memory_read, memory_read
 
-ROOT = Path(__file__).parents[2]
 B, N, T, P, Q, C, D = 2, 3, 8, 12, 10, 4, 5
 
 
@@ -33,23 +29,18 @@ def arrays():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def eight_devices(arrays, tmp_path_factory):
+def on_eight_devices(arrays, tmp_path_factory):
     """A process with 8 fake devices that works while other tests run: call it for arrays."""
     folder = tmp_path_factory.mktemp("devices")
     np.savez(folder / "in.npz", **arrays)
-    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=8")
-    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     module = "tests.ops.sharded_memory_read"
-    command = [sys.executable, "-m", module, folder / "in.npz", folder / "out.npz"]
-    with open(folder / "log", "w+") as log:
-        process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=log, stderr=log)
+    with eight_devices(module, folder / "in.npz", folder / "out.npz") as finished:
 
         def results():
-            assert process.wait(timeout=300) == 0, (folder / "log").read_text()[-3000:]
+            finished()
             return dict(np.load(folder / "out.npz"))
 
         yield results
-        process.kill()
 
 
 def with_gradients(read, arrays, **options):
@@ -78,8 +69,8 @@ def test_loop_over_frames_equals_the_dense_read_with_gradients(arrays, options):
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_eight_devices_read_as_one_does_with_gradients(arrays, eight_devices, top_k):
-    found = eight_devices()
+def test_eight_devices_read_as_one_does_with_gradients(arrays, on_eight_devices, top_k):
+    found = on_eight_devices()
     assert found[f"parts_{top_k}"] == 8  # gradients of the keys lie in parts, too
     names = ("read", "query", "keys", "values")
     expected = with_gradients(dense_memory_read, arrays, top_k=top_k)
