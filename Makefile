@@ -1,9 +1,8 @@
 # Two commands do everything on a machine that has only Python (3.11-3.13) and make: `make demo`, `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKDIR ?= runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 .venv/.runtime: requirements.txt
 	@test -d .venv || $(PYTHON) -m venv .venv
@@ -15,7 +14,7 @@ WORKDIR ?= runs/demo
 	@touch $@
 
 demo: .venv/.runtime  ## train FEELVOS on embedded synthetic clips, evaluate it, write masks and overlays
-	$(BIN)/python -m vos_jax.main --config configs/feelvos.py --workdir $(WORKDIR)
+	$(BIN)/python -m vos_jax.main --config configs/feelvos.py --workdir runs/demo
 
 test: .venv/.dev  ## lint, then the whole suite
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -24,5 +23,8 @@ test: .venv/.dev  ## lint, then the whole suite
 lint: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+docs: .venv/.dev  ## docs/api/: the public names, from their docstrings
+	$(BIN)/pdoc --docformat google --no-show-source -o docs/api vos_jax '!vos_jax.'
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs/demo

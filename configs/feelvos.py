@@ -109,7 +109,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
             "embedding_init": "identity",
             "window": 12,
             "short_side": 240,
-            "frozen": False,
+            "norm_eval": False,
             "momentum": 0.99,
         }
     )
@@ -153,8 +153,8 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "embedding_dim": 16,
             "embedding_init": "identity",
             "window": 6,
-            "frozen_backbone": False,
-            "frozen": False,
+            "backbone_norm_eval": False,
+            "norm_eval": False,
             "momentum": 0.95,
             "dropout": 0.0,
         }

@@ -186,7 +186,7 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     config.data.pretrain.train = ConfigDict({"synthetic": {"kind": "synthetic", "split": "train"}})
     config.data.warp.shift = 0.1
     config.train.update({"steps": 800, "batch": 6, "teacher_forcing_steps": 300})
-    config.train.model.frozen = False  # no ImageNet statistics to keep
+    config.train.model.norm_eval = False  # no ImageNet statistics to keep
     config.optim.update(
         {
             "schedule": "poly",

@@ -8,7 +8,7 @@ import pytest
 
 from tests.fixtures import GOLDEN, fixture, golden_parameters, load_spec
 from vos_jax import convert
-from vos_jax.train.checkpoint import import_variables
+from vos_jax.checkpoint_folder import import_variables
 
 
 @pytest.fixture(scope="module")

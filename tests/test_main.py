@@ -15,10 +15,10 @@ from PIL import Image
 from tests.tiny import get_config, lively, quick_compilation
 from vos_jax import main as command
 from vos_jax import segment
+from vos_jax.checkpoint_folder import export_variables, import_variables
 from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.data.synthetic import render
 from vos_jax.systems.build import build_model, init_variables
-from vos_jax.train.checkpoint import export_variables, import_variables
 
 ROOT = Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'tests/tiny.py'}:feelvos"
@@ -209,7 +209,6 @@ def test_weights_of_another_model_are_refused_with_the_arrays(call, finished, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("CONFIG", "missing --workdir"),
         ("--workdir=w", "missing --config FILE.*--mode eval --checkpoint DIR has its own"),
         ("--workdir=w --mode=eval", "missing --config"),
         ("CONFIG --workdir=w --checkpoint=c", "--checkpoint goes with --mode eval"),
@@ -219,7 +218,10 @@ def test_weights_of_another_model_are_refused_with_the_arrays(call, finished, tm
         ("CONFIG --workdir=w --config.model.windw=4", "no field 'windw'; did you mean 'window'"),
         ("CONFIG --workdir=w --config.trian.steps=4", "no field 'trian'; did you mean 'train'"),
         ("CONFIG --workdir=w --config.train.steps=many", "train.steps"),
-        ("--config=nowhere.py --workdir=w", "nowhere.py"),
+        (
+            "--config=feelvso.py --workdir=w",
+            "no file 'feelvso.py'.* only cfbi, cfbi_plus, feelvos, .*did you mean 'feelvos'",
+        ),
         ("FEELVOS:papr --workdir=w", "no preset 'papr'; there are quick, small, paper"),
         ("CONFIG --workdir=w --mode=eval --checkpoint=nowhere", "nowhere does not exist"),
         ("CONFIG --workdir=w --mode=eval", "w does not exist"),
@@ -243,6 +245,69 @@ def test_a_wrong_command_line_ends_with_one_readable_line(
         command.main(["main", *arguments.split()])
     assert "\n" not in str(stopped.value.code)
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "workdir"),
+    [
+        ("--config feelvos", "runs/feelvos_quick"),
+        ("--config=feelvos.py:small", "runs/feelvos_small"),
+        ("--config=configs/stm.py:ablation_main_only", "runs/stm_ablation_main_only"),
+        ("--config stm --mode=eval", "runs/stm_quick"),
+        ("--mode=eval --checkpoint=a/weights/", "runs/eval_weights"),
+        ("--mode=eval --checkpoint=gs://bucket/weights", "runs/eval_weights"),
+        ("--mode=eval --checkpoint=runs/mine/best/400", "runs/eval_mine_best_400"),
+        ("--config stm --mode=eval --checkpoint=weights", "runs/eval_weights"),
+    ],
+)
+def test_the_default_workdir_is_named_by_config_and_preset_or_by_the_checkpoint(arguments, workdir):
+    assert command.default_workdir(command.parse(["main", *arguments.split()])) == workdir
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Runs that do nothing: (function, workdir or folder of results) of each."""
+    calls = []
+    monkeypatch.setattr(
+        command, "run_training", lambda config, workdir, **_: calls.append(("train", workdir))
+    )
+    monkeypatch.setattr(
+        command,
+        "run_evaluation",
+        lambda config, checkpoint, out, overwrite: calls.append((checkpoint, str(out))),
+    )
+    return calls
+
+
+def test_the_config_alone_starts_a_run_that_first_says_its_workdir(
+    started, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    command.main(["main", "--config", "configs/feelvos.py"])  # no such file here
+    lines = capsys.readouterr().out.splitlines()
+    assert started == [("train", "runs/feelvos_quick")]
+    assert lines[0] == "workdir: runs/feelvos_quick (default; --workdir changes it)"
+    assert lines[1].startswith("compiling comes before the first step")
+    assert lines[2].startswith(f"config: {ROOT / 'configs/feelvos.py'} (carried by vos_jax; there")
+    assert lines[3:] == ["results in runs/feelvos_quick/results"]
+
+
+def test_a_workdir_that_is_given_is_taken(started, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command.main(["main", FEELVOS, "--workdir=w"])
+    lines = capsys.readouterr().out.splitlines()
+    assert started == [("train", "w")] and lines[0] == "workdir: w (given)"
+    assert lines[2:] == ["results in w/results"]  # the config was found where it was said to be
+
+
+def test_eval_without_a_workdir_scores_the_default_one_or_the_checkpoint(started, capsys):
+    command.main(["main", FEELVOS, "--mode=eval"])
+    command.main(["main", "--mode=eval", "--checkpoint=weights"])
+    assert started == [
+        ("runs/feelvos_quick", "runs/feelvos_quick/results/eval"),
+        ("weights", "runs/eval_weights/results/eval"),
+    ]
+    assert "compiling" not in capsys.readouterr().out
 
 
 def test_help_lists_the_flags(capsys):

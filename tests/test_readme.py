@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.tiny import tiny_section
-from vos_jax.train.checkpoint import export_variables
+from vos_jax.checkpoint_folder import export_variables
 
 README = Path(__file__).parents[1] / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

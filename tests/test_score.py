@@ -1,5 +1,7 @@
 """`vos_jax.score` on folders: official console numbers, files, and what it refuses."""
 
+import csv
+import importlib
 import json
 import re
 import shutil
@@ -11,12 +13,14 @@ from PIL import Image
 
 from tests.data.trees import fbms_tree, segtrack_tree, youtube_objects_tree, youtube_tree
 from tests.fixtures import fixture, load_npz
-from vos_jax import score as command
 from vos_jax.data.fbms import open_fbms
 from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.data.segtrack import open_segtrack
 from vos_jax.data.youtube_objects import CATEGORIES, open_youtube_objects
 from vos_jax.data.youtube_vos import open_youtube_vos
+from vos_jax.scoring import Scores
+
+command = importlib.import_module("vos_jax.score")  # vos_jax.score itself is the function
 
 TASKS = {
     "semi": ("davis2017", "Annotations"),
@@ -129,6 +133,31 @@ def test_the_printed_table_says_what_is_counted(tree, tmp_path, capsys):
     assert "all but the first and the last frame" in printed
 
 
+@pytest.mark.parametrize("name", ["bird of paradise", 'a, "b"'])
+def test_a_sequence_may_have_any_name(tmp_path, capsys, name):
+    truth = np.zeros((5, 24, 32), np.uint8)
+    truth[:, 4:12, 4:14], truth[:, 14:20, 8:24] = 1, 2
+    tree = davis_tree(tmp_path, {name: (truth, truth), "bee": (truth, truth)})
+    found = run(*tree, tmp_path / "out")
+    assert list(found["per_object"]) == [f"{name}_1", f"{name}_2", "bee_1", "bee_2"]
+    with (tmp_path / "out/per-sequence_results-val.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["Sequence", "J-Mean", "F-Mean"]
+    assert rows == [[row, "1.000", "1.000"] for row in found["per_object"]]
+    printed = capsys.readouterr().out
+    assert re.search(rf"^{re.escape(name)}_1 +1\.000 +1\.000$", printed, re.M)
+
+
+def test_results_are_written_before_anything_is_said_about_them(tree, tmp_path, monkeypatch):
+    def fails(*_):
+        raise ValueError("the report fails")
+
+    monkeypatch.setattr(Scores, "report", fails)
+    with pytest.raises(SystemExit, match="the report fails"):
+        run(*tree, tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 3
+
+
 def test_davis_2016_merges_objects_and_measures_t_when_asked(tree, tmp_path):
     found = run(*tree, tmp_path / "out", "--temporal=all", protocol="davis2016")
     assert list(found["per_object"]) == ["ant_1", "bee_1"]
@@ -220,6 +249,7 @@ def test_results_that_do_not_fit_are_refused_by_name(tree, tmp_path, what):
     ("flags", "message"),
     [
         (["--allow-missing"], "davis2017 is defined over whole sets.*--set"),
+        (["--by=category"], "davis2017 names no categories; youtube-vos and youtube-objects do"),
         (["--meta=x"], "--meta does not go with --protocol davis2017"),
         (["--average=frames"], "davis2017 can average over no other"),
         (["--temporal=all"], "T is a measure of davis2016"),

@@ -1,5 +1,3 @@
-from functools import partial
-
 import numpy as np
 import pytest
 from absl import flags
@@ -15,15 +13,16 @@ SIZE = (10, 14)
 
 
 class StubSegmenter:
-    """Labels every pixel with the newest id, so that given masks differ from what comes out."""
+    """Gives the newest id everywhere, at the first frame its mask; channel k is full of ids[k]."""
 
-    def __init__(self, model, variables):
-        self.ids = []
+    def __init__(self):
+        self.ids: list[int] = []
 
-    def step(self, frame, masks=None):
-        if masks is not None:
-            self.ids += [int(i) for i in np.unique(masks) if i and i not in self.ids]
-        return np.full(frame.shape[:2], self.ids[-1], np.uint8)
+    def step(self, frame, labels=None):
+        first = not self.ids
+        if labels is not None:
+            self.ids += [int(i) for i in np.unique(labels) if i not in (0, 255, *self.ids)]
+        return labels if first else np.full(frame.shape[:2], self.ids[-1], np.uint8)
 
     def probabilities(self):
         return np.stack([np.full(SIZE, i, np.float32) for i in (0, *self.ids)])
@@ -57,15 +56,14 @@ def mask(*ids):
 def track(video, masks="masks"):
     frames, collector = open_frames(video / "frames"), Collector()
     given = GivenMasks(video / masks, *frame_stems(frames))
-    ids = segment(None, {}, frames, given, [collector], segmenter=StubSegmenter)
+    ids = segment(StubSegmenter(), frames, given, [collector])
     return ids, collector.results
 
 
 @pytest.fixture
 def run(video, monkeypatch):
     """The command with the stub in place of a checkpoint."""
-    monkeypatch.setattr(command, "load", lambda checkpoint, config: (None, {}))
-    monkeypatch.setattr(command, "segment", partial(segment, segmenter=StubSegmenter))
+    monkeypatch.setattr(command, "load", lambda checkpoint, config: StubSegmenter())
 
     def call(*extra, masks="masks", out="out"):
         command.main(
@@ -149,7 +147,7 @@ def test_masks_beyond_the_end_of_a_video_of_unknown_length_are_listed(video):
     given = GivenMasks(video / "masks", ["00000"], complete=False)
     frames = [(f"{t:05d}", np.zeros((*SIZE, 3), np.uint8)) for t in range(3)]
     with pytest.raises(ValueError, match=r"00007\.png.*00000 to 00002"):
-        segment(None, {}, frames, given, [], segmenter=StubSegmenter)
+        segment(StubSegmenter(), frames, given, [])
 
 
 def test_missing_and_empty_mask_folders_are_refused(video):
@@ -162,7 +160,7 @@ def test_missing_and_empty_mask_folders_are_refused(video):
 def test_no_frames_are_refused(video):
     write_mask(video / "masks/f2.png", mask(1))
     with pytest.raises(ValueError, match="no frames to segment"):
-        segment(None, {}, [], GivenMasks(video / "masks", ["f2"]), [], segmenter=StubSegmenter)
+        segment(StubSegmenter(), [], GivenMasks(video / "masks", ["f2"]), [])
 
 
 def test_an_output_folder_with_content_is_refused_in_one_line(video, run):
@@ -178,22 +176,6 @@ def test_too_many_probabilities_leave_no_output_behind(video, run, monkeypatch):
     with pytest.raises(SystemExit, match="4 frames x 2 channels.*--maps DIR"):
         run(f"--probabilities={video}/p.npz")
     assert not (video / "out").exists()
-
-
-def test_a_config_beside_a_checkpoint_counts_for_inference_and_must_agree_in_the_model(monkeypatch):
-    stored = {"model": {"name": "feelvos", "embedding": 100}, "inference": {"slots": 0}}
-    monkeypatch.setattr(command, "import_variables", lambda path: ({"params": {}}, stored))
-    monkeypatch.setattr(
-        command, "build_inference_model", lambda c: (c.model.name, c.inference.slots)
-    )
-    config = command.ConfigDict({**stored, "inference": {"slots": 7}})
-    assert command.load("c") == (("feelvos", 0), {"params": {}})
-    assert command.load("c", config) == (("feelvos", 7), {"params": {}})
-    config.model.embedding = 50
-    with pytest.raises(
-        ValueError, match=r"c was made with another config.*model\.embedding: 100 -> 50"
-    ):
-        command.load("c", config)
 
 
 def test_the_command_line_is_checked():

@@ -15,15 +15,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vos_jax.data.pipeline import Examples
-from vos_jax.data.sources import open_sources
 from vos_jax.systems.base import VOSModel
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
-from vos_jax.train.objective import make_objective
-from vos_jax.train.optim import build_optimizer, fits, map_with_path, parameter_paths
-from vos_jax.train.partition import build_mesh, place, state_sharding
-from vos_jax.train.state import TrainState
-from vos_jax.train.step import make_train_step
+from vos_jax.train.optim import fits, map_with_path, parameter_paths
 
 FRAMES, TEST_FRAMES = 5, 4  # of the clips that a tiny run trains on and is scored with
 
@@ -77,7 +72,7 @@ def quick_compilation(quick: bool = True) -> Iterator[None]:
 
 def get_config(system: str) -> ConfigDict:
     """The system's quick preset, shrunk."""
-    return shrunk(importlib.import_module(f"configs.{system}").get_config("quick"))
+    return shrunk(importlib.import_module(f"vos_jax.configs.{system}").get_config("quick"))
 
 
 def shrunk(config: ConfigDict) -> ConfigDict:
@@ -114,35 +109,9 @@ def shrunk(config: ConfigDict) -> ConfigDict:
 
 def examples(config: ConfigDict, rows: int) -> dict[str, np.ndarray]:
     """The first training examples of the config's main stage: frames, masks and valid slots."""
-    drawn = Examples(
-        open_sources(config.data, "train"),
-        **config.data.clip,
-        crop=config.data.crop,
-        max_objects=config.data.max_objects,
-        groups=config.data.groups,
-        seed=config.seed,
-    )
+    drawn = Examples.of(config.data, config.seed)
     chosen = [drawn.example(i) for i in range(rows)]
     return {key: np.stack([e[key] for e in chosen]) for key in ("frames", "masks", "valid")}
-
-
-def training(config: ConfigDict, variables: dict[str, Any]) -> tuple[TrainState, Any, Any]:
-    """(state placed on the config's mesh, train step, mesh), as main builds them."""
-    model = build_model(config.model, **config.train.model)
-    tx, schedule = build_optimizer(config.optim, variables["params"])
-    mesh = build_mesh(config.mesh)
-    state = TrainState.create(variables, tx, config.seed, ema=config.train.ema > 0)
-    sharding = state_sharding(state, mesh, min_size=16)
-    step = make_train_step(
-        make_objective(model, config.train, config.loss),
-        tx,
-        mesh,
-        sharding,
-        schedule=schedule,
-        ema_decay=config.train.ema,
-        freeze=config.optim.freeze,
-    )
-    return place(state, sharding), step, mesh
 
 
 def _clips(split: str, videos: int, frames: int) -> ConfigDict:

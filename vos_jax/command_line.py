@@ -1,15 +1,18 @@
-"""What the commands share: reading flags, --config FILE[:PRESET], and ending with a clear error."""
+"""What the commands share: flags, --config FILE[:PRESET], and ending with a clear error."""
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_flags
 
-_FLAG_NAME = re.compile(r"^--[a-z-]+(?==|$)")
+import vos_jax.configs
 
-CONFIG_HELP = "FILE[:PRESET]; --config.SECTION.FIELD=VALUE overrides a field"
+_FLAG_NAME = re.compile(r"^--[a-z-]+(?==|$)")
 
 
 def new_flags(argv: Sequence[str] | None = None) -> flags.FlagValues:
@@ -18,10 +21,41 @@ def new_flags(argv: Sequence[str] | None = None) -> flags.FlagValues:
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     if argv is not None:
-        config_flags.DEFINE_config_file(
-            "config", None, CONFIG_HELP, flag_values=values, sys_argv=list(argv)
+        meaning = (
+            f"FILE[:PRESET], or NAME[:PRESET] of those that vos_jax carries: "
+            f"{', '.join(carried_configs())}; --config.SECTION.FIELD=VALUE overrides a field"
         )
+        config_flags.DEFINE_config_file(
+            "config", None, meaning, flag_values=values, sys_argv=list(argv)
+        )
+        values["config"].parser = _CarriedToo(values["config"].parser)
     return values
+
+
+def flag(
+    values: flags.FlagValues,
+    name: str,
+    default: str | bool | int | None,
+    meaning: str,
+    *,
+    choices: Iterable[str] | None = None,
+    at_least: int | None = None,
+) -> None:
+    """Define --name in `values`: a string, or what its default is, a bool or an int.
+
+    meaning: what --help says. choices: the only strings it takes, which --help lists and the error
+    for any other names. at_least: the smallest int it takes.
+    """
+    if choices is not None:
+        names = list(choices)
+        flags.DEFINE_enum(name, default, names, meaning, flag_values=values)
+        values[name].help = f"{meaning}: {', '.join(names)}"  # absl's own breaks lines inside names
+    elif isinstance(default, bool):
+        flags.DEFINE_bool(name, default, meaning, flag_values=values)
+    elif isinstance(default, int):
+        flags.DEFINE_integer(name, default, meaning, lower_bound=at_least, flag_values=values)
+    else:
+        flags.DEFINE_string(name, default, meaning, flag_values=values)
 
 
 def parse_flags(
@@ -51,6 +85,64 @@ def parse_flags(
     missing = [f"--{name}" for name in required if not values[name].value]
     if missing:
         raise flags.Error(f"missing {', '.join(missing)} (--help lists all flags)")
+
+
+def config_folder() -> Path:
+    """The configs that vos_jax carries: configs/ of a clone, vos_jax/configs of a wheel."""
+    return Path(next(iter(vos_jax.configs.__path__)))
+
+
+def carried_configs() -> list[str]:
+    """The names of the configs in `config_folder()`, sorted."""
+    return sorted(file.stem for file in config_folder().glob("[!_]*.py"))
+
+
+def find_config(typed: str) -> str:
+    """FILE[:PRESET] for what was typed after --config.
+
+    A file that exists is that file. Else the name decides, with or without folder and .py:
+    `feelvos`, `configs/feelvos.py` and `feelvos:paper` are the config that vos_jax carries.
+    Raises ValueError, with the known names, where it carries none of that name.
+    """
+    path, colon, preset = typed.partition(":")
+    if Path(path).is_file():
+        return typed
+    name, known = Path(path).name.removesuffix(".py"), carried_configs()
+    if name in known:
+        return f"{config_folder() / name}.py{colon}{preset}"
+    near = get_close_matches(name, known, n=1)
+    raise ValueError(
+        f"there is no file {path!r}, and vos_jax carries no config of that name, only "
+        + ", ".join(known)
+        + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def config_name(values: flags.FlagValues) -> tuple[str, str | None]:
+    """Name (the file's, without .py) and preset of a --config that was given."""
+    path, _, preset = config_flags.get_config_filename(values["config"]).partition(":")
+    return Path(path).stem, preset or None
+
+
+def say_config(values: flags.FlagValues) -> None:
+    """Print which file --config found, where that is not the one that was typed."""
+    if values.config is None:
+        return
+    typed = config_flags.get_config_filename(values["config"])
+    found = find_config(typed)
+    if found != typed:
+        path = typed.partition(":")[0]
+        print(f"config: {found} (carried by vos_jax; there is no file {path!r} here)", flush=True)
+
+
+class _CarriedToo(flags.ArgumentParser):
+    """The library's parser of --config behind `find_config`."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser = parser
+
+    def parse(self, argument: str) -> Any:
+        return self._parser.parse(find_config(argument))
 
 
 def run_command(

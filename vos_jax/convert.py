@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +22,15 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from vos_jax.command_line import new_flags, parse_flags, run_command
+from vos_jax.checkpoint_folder import export_variables
+from vos_jax.command_line import (
+    config_folder,
+    flag,
+    new_flags,
+    parse_flags,
+    run_command,
+    say_config,
+)
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.resnet import DEPTHS, ResNet
@@ -33,7 +40,6 @@ from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.official.naming import Imported
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
-from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.manifest import build_manifest
 
 Importer = Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Imported]
@@ -94,16 +100,16 @@ def released_systems() -> list[str]:
 
 def default_config(name: str) -> str:
     """FILE:PRESET of a system's published configuration."""
-    return f"{Path(__file__).resolve().parents[1] / 'configs' / name}.py:paper"
+    return f"{config_folder() / name}.py:paper"
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags(argv)
     names = [*released_systems(), *BACKBONES]
-    flags.DEFINE_enum("model", None, names, "what the checkpoint holds", flag_values=values)
-    flags.DEFINE_string("source", None, "the official file, or an .npz of it", flag_values=values)
-    flags.DEFINE_string("out", None, "folder to write; may be gs://", flag_values=values)
+    flag(values, "model", None, "what the checkpoint holds", choices=names)
+    flag(values, "source", None, "the official file, or an .npz of it")
+    flag(values, "out", None, "folder to write; may be gs://")
     parse_flags(values, argv, required=("model", "source", "out"))
     if values.help:
         return values
@@ -116,6 +122,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns the summary."""
+    say_config(args)
     return summary(convert(args.model, args.source, args.out, args.config), args.out)
 
 

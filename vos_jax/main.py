@@ -1,58 +1,45 @@
 """Train and evaluate a system.
 
-    python -m vos_jax.main --config configs/feelvos.py[:PRESET] --workdir DIR
+    python -m vos_jax.main --config FILE|NAME[:PRESET] [--workdir DIR]
 
+Checkpoints, logs and results go to the workdir, by default runs/NAME_PRESET (runs/feelvos_quick).
 --mode train, eval or train_and_eval (default). A run that was interrupted goes on where it was
 when the same command is given again. --mode eval scores the workdir's best checkpoint, or
 --checkpoint DIR: a folder written by vos_jax.convert, another workdir or a step folder.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from vos_jax.command_line import new_flags, parse_flags, run_command
-from vos_jax.data.clip import Video
-from vos_jax.data.pipeline import Examples, Staged, batches
-from vos_jax.data.sources import evaluation_videos, open_sources
-from vos_jax.data.youtube_vos import read_categories
-from vos_jax.evaluate import FLOORS, MODEL, evaluate
-from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.metrics.floors import given_labels
-from vos_jax.metrics.protocols import Protocol, get_protocol
-from vos_jax.systems.build import build_inference_model, build_model
-from vos_jax.systems.propagation import Propagation
-from vos_jax.train.checkpoint import (
-    Checkpoints,
-    differing_fields,
-    import_variables,
-    prepare_workdir,
+from vos_jax.command_line import (
+    config_name,
+    flag,
+    new_flags,
+    parse_flags,
+    run_command,
+    say_config,
 )
-from vos_jax.train.initial import initial_variables
+from vos_jax.data.pipeline import batches, training_examples
+from vos_jax.evaluation import MODEL, Evaluation
+from vos_jax.loading import load_model
+from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.logs import Logger
 from vos_jax.train.loop import NonFiniteLoss, train
 from vos_jax.train.manifest import build_manifest
-from vos_jax.train.objective import make_objective
-from vos_jax.train.optim import build_optimizer
-from vos_jax.train.partition import (
-    broadcast,
-    build_mesh,
-    fetch,
-    initialize_distributed,
-    place,
-    state_sharding,
-)
-from vos_jax.train.state import TrainState
-from vos_jax.train.step import make_train_step
+from vos_jax.train.partition import broadcast, fetch, initialize_distributed
+from vos_jax.train.setup import build_training
+from vos_jax.train.workdir import prepare_workdir
 
-PROPAGATION = "propagation"
 MODES = ("train_and_eval", "train", "eval")
+DEFAULT_PRESET = "quick"  # of every get_config
 
 
 def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> dict[str, float]:
@@ -63,32 +50,16 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     """
     score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
     prepare_workdir(workdir, config, build_manifest(config))
-    mesh = build_mesh(config.mesh)
-    model = build_model(config.model, **config.train.model)
-    variables = initial_variables(model, config.init, config.seed)
-    tx, schedule = build_optimizer(config.optim, variables["params"])
-    ema = config.train.ema
-    state = TrainState.create(variables, tx, config.seed, ema=ema > 0)
-    sharding = state_sharding(state, mesh)
-    step = make_train_step(
-        make_objective(model, config.train, config.loss),
-        tx,
-        mesh,
-        sharding,
-        schedule=schedule,
-        accumulate=config.train.accumulate,
-        ema_decay=ema,
-        freeze=config.optim.freeze,
-    )
+    training = build_training(config)
     checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last)
     logger = Logger(workdir)
     try:
         result = train(
             config,
-            state=place(state, sharding),
-            train_step=step,
-            mesh=mesh,
-            batches=_training_batches(config),
+            state=training.state,
+            train_step=training.step,
+            mesh=training.mesh,
+            batches=training_batches(config),
             checkpoints=checkpoints,
             logger=logger,
             evaluate=score,
@@ -99,72 +70,31 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     return result.scores
 
 
-def run_evaluation(
-    config: ConfigDict | None, checkpoint: str, out_dir: str, overwrite: bool = False
-) -> dict[str, float]:
-    """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given)."""
-    variables, stored = import_variables(checkpoint)
-    missing = [name for name in ("data", "eval", "inference", "init") if name not in stored]
-    if config is None and missing:
-        raise ValueError(
-            f"{checkpoint} has no whole config (only {', '.join(stored)}; missing: "
-            f"{', '.join(missing)}); give --config FILE[:PRESET]"
-        )
-    if config is None:
-        config = ConfigDict(stored)
-    elif fields := differing_fields({"model": stored["model"]}, {"model": config.model.to_dict()}):
-        raise ValueError(
-            f"{checkpoint} holds another model than --config describes; checkpoint -> config:\n  "
-            + "\n  ".join(fields)
-            + "\nLeave out --config to use the checkpoint's own."
-        )
-    videos = evaluation_videos(open_sources(config.data, "eval"))
-    return _evaluate(config, variables, videos, out_dir, final=True, overwrite=overwrite)
-
-
-def _training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
-    """Function of the first example -> this process's batches from there on.
-
-    config.data.pretrain, where there is one, holds what is different in the first
-    config.data.pretrain.steps steps.
-    """
-    data = config.data
-    examples: Examples | Staged = _examples(data, config.seed)
-    pretrain = data.get("pretrain")
-    if pretrain is not None and pretrain.steps:
-        changed = {name: field for name, field in pretrain.items() if name != "steps"}
-        first = ConfigDict({**data.copy_and_resolve_references(), **changed})
-        examples = Staged(
-            _examples(first, config.seed), pretrain.steps * config.train.batch, examples
-        )
+def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
+    """Function of the first example -> this process's batches from there on."""
+    examples = training_examples(config)
     return lambda start: batches(
         examples,
         start,
         config.train.batch,
         jax.process_index(),
         jax.process_count(),
-        workers=data.workers,
+        workers=config.data.workers,
     )
 
 
-def _examples(data: ConfigDict, seed: int) -> Examples:
-    """The examples of one stage; data: config.data."""
-    return Examples(
-        open_sources(data, "train"),
-        **data.clip,
-        crop=data.crop,
-        short_side=data.short_side,
-        scale=data.scale,
-        flip=data.flip,
-        groups=data.groups,
-        warp=data.get("warp"),
-        balance=data.get("balance"),
-        interpolation=data.get("interpolation", "linear"),
-        paste=data.get("paste", 0),
-        max_objects=data.max_objects,
-        on_bad_clip=data.on_bad_clip,
-        seed=seed,
-    )
+def run_evaluation(
+    config: ConfigDict | None, checkpoint: str, out_dir: str, overwrite: bool = False
+) -> dict[str, float]:
+    """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given)."""
+    _, variables, config = load_model(checkpoint, config)
+    missing = [name for name in ("data", "eval", "inference", "init") if name not in config]
+    if missing:
+        raise ValueError(
+            f"{checkpoint} has no whole config (only {', '.join(config)}; missing: "
+            f"{', '.join(missing)}); give --config FILE[:PRESET]"
+        )
+    return Evaluation(config).run(variables, out_dir, overwrite=overwrite).metrics[MODEL]
 
 
 def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:
@@ -172,112 +102,43 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
 
     Of several processes the first one evaluates, and all get its scores.
     """
-    videos = evaluation_videos(open_sources(config.data, "eval"))
-    unknown = sorted(set(config.eval.floors) - {*FLOORS, PROPAGATION})
-    if unknown:
-        raise ValueError(
-            f"config.eval.floors: unknown {unknown}, expected some of {[*FLOORS, PROPAGATION]}"
-        )
-    metrics = _protocol(config).metric_names
-    if config.eval.metric not in metrics:
-        raise ValueError(
-            f"config.eval.metric: protocol {config.eval.protocol} reports {', '.join(metrics)},"
-            f" found {config.eval.metric!r}"
-        )
+    evaluation = Evaluation(config)
+    evaluation.check_metric()
 
     def score(variables, step):
         variables = fetch(variables)
-        scores = dict.fromkeys(metrics, 0.0)
+        scores = dict.fromkeys(evaluation.protocol.metric_names, 0.0)
         if jax.process_index() == 0:
             out_dir = epath.Path(workdir) / "results" / f"step_{step}"
             final = step == config.train.steps
-            scores = _evaluate(config, variables, videos, out_dir, final=final, overwrite=True)
+            results = evaluation.run(variables, out_dir, write_masks=final, overwrite=True)
+            scores = results.metrics[MODEL]
         return broadcast(scores)
 
     return score
 
 
-def _evaluate(
-    config: ConfigDict,
-    variables: dict,
-    videos: list[Video],
-    out_dir: epath.PathLike,
-    final: bool,
-    overwrite: bool,
-) -> dict[str, float]:
-    floors = list(config.eval.floors)
-    predictors = {}
-    if PROPAGATION in floors:
-        floors.remove(PROPAGATION)
-        predictors[PROPAGATION] = _propagation(config)
-    results = evaluate(
-        build_inference_model(config),
-        jax.device_put(variables),
-        videos,
-        protocol=_protocol(config),
-        out_dir=out_dir,
-        floors=floors,
-        predictors=predictors,
-        write_masks=final,
-        overlay=final and config.eval.overlay,
-        max_objects=config.inference.slots or None,
-        overwrite=overwrite,
-    )
-    return results.metrics[MODEL]
-
-
-def _protocol(config: ConfigDict) -> Protocol:
-    """How config.data.eval is scored; ValueError where config.eval says it wrongly."""
-    seen = read_categories(config.eval.seen) if config.eval.seen else None
-    try:
-        return get_protocol(config.eval.protocol, seen=seen)
-    except ValueError as error:
-        raise ValueError(f"config.eval: {error}") from error
-
-
-def _propagation(config: ConfigDict) -> Callable[[Video], Iterator[np.ndarray]]:
-    """The floor that propagates labels with the untrained features of config.init.backbone."""
-    if not config.init.backbone:
-        raise ValueError(
-            f"config.eval.floors has {PROPAGATION!r}, which needs config.init.backbone: a folder "
-            "written by vos_jax.convert"
-        )
-    shared = ("backbone", "width", "window", "short_side")  # not every system has a window
-    fields = {name: config.model[name] for name in shared if name in config.model}
-    model = Propagation(output_stride=8, **fields)
-    variables = initial_variables(model, {**config.init, "model": ""}, config.seed)
-
-    def label_maps(video):
-        segmenter = VideoSegmenter(model, variables, slots=len(video.ids))
-        for t in range(len(video)):
-            given = video.given[t]
-            masks = given_labels(video.mask(t), video.ids, given) if given.any() else None
-            yield segmenter.step(video.frame(t), masks)
-
-    return label_maps
-
-
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags(argv)
-    flags.DEFINE_string(
-        "workdir", None, "checkpoints, logs and results; may be gs://", flag_values=values
+    flag(
+        values,
+        "workdir",
+        None,
+        "checkpoints, logs and results; may be gs://; default: runs/NAME_PRESET of the config, with"
+        " --checkpoint runs/eval_CHECKPOINT",
     )
-    flags.DEFINE_enum("mode", MODES[0], MODES, "what to do", flag_values=values)
-    flags.DEFINE_string(
-        "checkpoint", None, "what eval scores instead of the workdir", flag_values=values
-    )
-    flags.DEFINE_bool("overwrite", False, "eval: replace results that exist", flag_values=values)
-    parse_flags(values, argv, required=("workdir",))
-    if (
-        not values.help
-        and values.config is None
-        and not (values.mode == "eval" and values.checkpoint)
-    ):
+    flag(values, "mode", MODES[0], "what to do", choices=MODES)
+    flag(values, "checkpoint", None, "what eval scores instead of the workdir")
+    flag(values, "overwrite", False, "eval: replace results that exist")
+    parse_flags(values, argv)
+    if values.help:
+        return values
+    if values.config is None and not (values.mode == "eval" and values.checkpoint):
         raise flags.Error(
             "missing --config FILE[:PRESET]; only --mode eval --checkpoint DIR has its own"
         )
-    if not values.help and values.checkpoint and values.mode != "eval":
+    if values.checkpoint and values.mode != "eval":
         raise flags.Error(
             "--checkpoint goes with --mode eval; to train from weights set --config.init.model=DIR"
         )
@@ -286,15 +147,35 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns where the results are."""
+    workdir = args.workdir or default_workdir(args)
+    origin = "given" if args.workdir else "default; --workdir changes it"
+    print(f"workdir: {workdir} ({origin})", flush=True)
+    if args.mode != "eval":
+        print("compiling comes before the first step, once; it may take minutes", flush=True)
+    say_config(args)
     initialize_distributed()
     if args.mode == "eval":
-        out_dir = epath.Path(args.workdir) / "results" / "eval"
-        run_evaluation(args.config, args.checkpoint or args.workdir, out_dir, args.overwrite)
+        out_dir = epath.Path(workdir) / "results" / "eval"
+        run_evaluation(args.config, args.checkpoint or workdir, out_dir, args.overwrite)
         return f"results in {out_dir}"
-    run_training(args.config, args.workdir, evaluated=args.mode == "train_and_eval")
+    run_training(args.config, workdir, evaluated=args.mode == "train_and_eval")
     if args.mode == "train":
-        return f"checkpoints in {args.workdir}"
-    return f"results in {epath.Path(args.workdir) / 'results'}"
+        return f"checkpoints in {workdir}"
+    return f"results in {epath.Path(workdir) / 'results'}"
+
+
+def default_workdir(args: flags.FlagValues) -> str:
+    """Where a run without --workdir goes, in the folder `runs`.
+
+    <config>_<preset>; where --checkpoint names what is scored, eval_<its folder>, so that these
+    results are never among those of a run of the same config.
+    """
+    if args.checkpoint:
+        folder = Path(os.path.abspath(args.checkpoint))
+        step = folder.parent.name in ("last", "best")
+        return f"runs/eval_{'_'.join(folder.parts[-3 if step else -1 :])}"
+    name, preset = config_name(args)
+    return f"runs/{name}_{(preset or DEFAULT_PRESET).replace('/', '_')}"
 
 
 def main(argv: Sequence[str]) -> None:

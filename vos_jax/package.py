@@ -1,10 +1,9 @@
-"""Turn a folder of label maps into the zip a benchmark server takes.
+"""Turn a folder of label maps into the zip an evaluation server takes.
 
-    python -m vos_jax.package --benchmark davis2017-test-dev|davis2017-test-challenge|youtube-vos
-        --pred DIR --out X.zip [--data ROOT] [--split valid|test] [--meta FILE] [--overwrite]
+    python -m vos_jax.package --benchmark B --pred DIR --out X.zip [--data ROOT] [--overwrite]
 
 DIR holds <sequence>/<frame>.png, as `segment` and the evaluation of `main` write them. ROOT is the
-benchmark's data set in its official layout, by default the folder named by VOS_JAX_DATA_DIR: its
+data set in its official layout, by default the folder named by VOS_JAX_DATA_DIR: its
 lists say which sequences, frames, sizes and object ids are expected. --split and --meta (another
 meta.json) go with YouTube-VOS. Every mask is verified first; where one is wrong, all that is wrong
 is listed and nothing is written.
@@ -16,29 +15,30 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from vos_jax.command_line import new_flags, parse_flags, run_command
+from vos_jax.command_line import flag, new_flags, parse_flags, run_command
 from vos_jax.data.sources import ROOT_VARIABLE
 from vos_jax.inference.submission import (
-    BENCHMARKS,
+    SERVERS,
     YOUTUBE_SPLITS,
     YOUTUBE_VOS,
     expected_sequences,
     write_submission,
 )
 
+SPLIT = YOUTUBE_SPLITS[0]
+
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags()
-    define = {"flag_values": values}
     root = os.environ.get(ROOT_VARIABLE)
-    flags.DEFINE_enum("benchmark", None, BENCHMARKS, "whose server the zip is for", **define)
-    flags.DEFINE_string("pred", None, "folder of <sequence>/<frame>.png; may be gs://", **define)
-    flags.DEFINE_string("out", None, "the zip to write; may be gs://", **define)
-    flags.DEFINE_string("data", root, "root of the data set in its official layout", **define)
-    flags.DEFINE_enum("split", None, YOUTUBE_SPLITS, "of YouTube-VOS (default: valid)", **define)
-    flags.DEFINE_string("meta", None, "of YouTube-VOS: another meta.json", **define)
-    flags.DEFINE_bool("overwrite", False, "replace an existing zip", **define)
+    flag(values, "benchmark", None, "whose server the zip is for", choices=SERVERS)
+    flag(values, "pred", None, "folder of <sequence>/<frame>.png; may be gs://")
+    flag(values, "out", None, "the zip to write; may be gs://")
+    flag(values, "data", root, "root of the data set in its official layout")
+    flag(values, "split", None, f"of YouTube-VOS (default: {SPLIT})", choices=YOUTUBE_SPLITS)
+    flag(values, "meta", None, "of YouTube-VOS: another meta.json")
+    flag(values, "overwrite", False, "replace an existing zip")
     parse_flags(values, argv, required=("benchmark", "pred", "out", "data"))
     given = [f"--{name}" for name in ("split", "meta") if values[name].value]
     if given and values.benchmark != YOUTUBE_VOS and not values.help:
@@ -48,7 +48,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns the summary."""
-    expected = expected_sequences(args.benchmark, args.data, args.split or "valid", args.meta)
+    expected = expected_sequences(args.benchmark, args.data, args.split or SPLIT, args.meta)
     done = write_submission(args.benchmark, args.pred, args.out, expected, overwrite=args.overwrite)
     return done.report()
 

@@ -6,18 +6,16 @@ Frames are read, segmented and written one at a time, so a video may be of any l
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any
 
 import numpy as np
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from vos_jax.command_line import new_flags, parse_flags, run_command
-from vos_jax.data.clip import VOID
+from vos_jax.command_line import flag, new_flags, parse_flags, run_command, say_config
+from vos_jax.data.clip import object_ids
 from vos_jax.data.frames import FrameSource, list_images, open_frames
 from vos_jax.data.masks import read_mask
 from vos_jax.inference.overlay import OverlayWriter
@@ -29,65 +27,57 @@ from vos_jax.inference.writers import (
     ProbabilityWriter,
     Writer,
 )
-from vos_jax.systems.build import build_inference_model
-from vos_jax.train.checkpoint import differing_fields, import_variables
+from vos_jax.loading import load
 
 
 def segment(
-    model: Any,
-    variables: Mapping[str, Any],
+    segmenter: VideoSegmenter,
     frames: Iterable[tuple[str, np.ndarray]],
     masks: "GivenMasks",
     writers: Sequence[Writer],
-    segmenter: Callable[..., Any] = VideoSegmenter,
 ) -> list[int]:
     """Segment frames as they come and hand each result to every writer.
 
     Args:
-      model, variables: handed to `segmenter`.
-      frames: (stem, uint8 [H, W, 3] RGB) in time order.
-      masks: the given masks; the first frame needs one.
-      writers: get a `FrameResult` per frame. The first frame's labels are its mask as given.
-      segmenter: `segmenter(model, variables)`, see `VideoSegmenter`.
+        segmenter: one that has not seen a frame.
+        frames: (stem, uint8 [H, W, 3] RGB) in time order.
+        masks: the given masks; the first frame needs one.
+        writers: get a `FrameResult` per frame. The first frame's labels are its mask as given.
 
     Returns:
-      The ids of all objects met.
+        The ids of all objects met.
 
     Raises:
-      ValueError: the first frame has no mask or a mask without objects, a mask has another size
-        than its frame or matches no frame, or there is no frame.
+        ValueError: the first frame has no mask or a mask without objects, a mask has another size
+            than its frame or matches no frame, or there is no frame.
     """
-    tracker, stems = None, []
+    stems = []
     for stem, frame in frames:
         given = masks.at(stem, frame.shape[:2])
-        if tracker is None:
+        if not stems:
             _check_first(stem, given, masks)
-            tracker = segmenter(model, variables)
-            tracker.step(frame, given)
-            labels = given
-        else:
-            labels = tracker.step(frame, given)
-        result = FrameResult(stem, frame, labels, tuple(tracker.ids), tracker.probabilities)
+        labels = segmenter.step(frame, given)
+        result = FrameResult(stem, frame, labels, tuple(segmenter.ids), segmenter.probabilities)
         for writer in writers:
             writer.write(result)
         stems.append(stem)
-    if tracker is None:
+    if not stems:
         raise ValueError("there are no frames to segment")
     masks.check_stems(stems)
-    return list(tracker.ids)
+    return list(segmenter.ids)
 
 
 class GivenMasks:
     """Masks by frame stem, read when their frame comes.
 
     Args:
-      path: one image, the mask of the first frame whatever its name, or a folder of <stem>.png.
-      stems: the stems of all frames, in time order, or the first only, when `complete` is False.
-      complete: whether the stems are all there are; a video file may not know its length.
+        path: one image, the mask of the first frame whatever its name, or a folder of <stem>.png.
+        stems: the stems of all frames, in time order, or the first only, when `complete` is False.
+        complete: whether the stems are all there are; a video file may not know its length.
 
     Raises:
-      FileNotFoundError: nothing at `path`, or no .png in the folder.
-      ValueError: mask files whose stem is no frame's.
+        FileNotFoundError: nothing at `path`, or no .png in the folder.
+        ValueError: mask files whose stem is no frame's.
     """
 
     def __init__(self, path: epath.PathLike, stems: Sequence[str], complete: bool = True):
@@ -138,11 +128,6 @@ def frame_stems(frames: FrameSource) -> tuple[list[str], bool]:
     return [f"{t:05d}" for t in range(frames.length or 1)], frames.length is not None
 
 
-def object_ids(mask: np.ndarray) -> list[int]:
-    """The object ids in a label map, ascending, without background and void."""
-    return [int(i) for i in np.unique(mask) if i not in (0, VOID)]
-
-
 def _check_first(stem: str, mask: np.ndarray | None, masks: GivenMasks) -> None:
     if mask is None:
         raise ValueError(
@@ -156,57 +141,31 @@ def _check_first(stem: str, mask: np.ndarray | None, masks: GivenMasks) -> None:
         )
 
 
-def load(checkpoint: str, config: ConfigDict | None = None) -> tuple[Any, dict[str, Any]]:
-    """A model and its variables from a checkpoint folder.
-
-    Args:
-      checkpoint: a folder written by convert, a workdir or a step folder.
-      config: the config the caller asked for, or None for the checkpoint's own. Its model section
-        must be the checkpoint's; its inference section is what counts.
-
-    Raises ValueError when `config` describes another model than the checkpoint holds.
-    """
-    variables, stored = import_variables(checkpoint)
-    stored = ConfigDict(stored)
-    if config is not None:
-        fields = differing_fields(
-            {"model": stored.model.to_dict()}, {"model": config.model.to_dict()}
-        )
-        if fields:
-            raise ValueError(
-                f"{checkpoint} was made with another config; these fields differ (its own -> "
-                f"asked for): {', '.join(fields)}. Leave out --config to use the checkpoint's own"
-            )
-        stored.inference = config.get("inference", ConfigDict())
-    return build_inference_model(stored), variables
-
-
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises absl's flags.Error where it is wrong."""
-    values, text = new_flags(argv), []
-    text.append(("checkpoint", "folder written by convert, a workdir or a step folder"))
-    text.append(("frames", "folder of images or a video file"))
-    text.append(("mask", "mask PNG of the first frame, or a folder of <frame stem>.png"))
-    text.append(("out", "folder for <frame stem>.png label maps"))
-    text.append(("overlay", "video of the result: .mp4, .gif or a folder"))
-    text.append(("probabilities", "one .npz with all probabilities, at most 2 GB"))
-    text.append(("maps", "folder for one .npz of probabilities per frame"))
-    for name, explanation in text:
-        flags.DEFINE_string(name, None, explanation, flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "replace what is there", flag_values=values)
+    values = new_flags(argv)
+    flag(values, "checkpoint", None, "folder written by convert, a workdir or a step folder")
+    flag(values, "frames", None, "folder of images or a video file")
+    flag(values, "mask", None, "mask PNG of the first frame, or a folder of <frame stem>.png")
+    flag(values, "out", None, "folder for <frame stem>.png label maps")
+    flag(values, "overlay", None, "video of the result: .mp4, .gif or a folder")
+    flag(values, "probabilities", None, "one .npz with all probabilities, at most 2 GB")
+    flag(values, "maps", None, "folder for one .npz of probabilities per frame")
+    flag(values, "overwrite", False, "replace what is there")
     parse_flags(values, argv, required=("checkpoint", "frames", "mask", "out"))
     return values
 
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns what was written."""
+    say_config(args)
     frames = open_frames(args.frames)
     masks = GivenMasks(args.mask, *frame_stems(frames))
-    model, variables = load(args.checkpoint, args.config)
+    segmenter = load(args.checkpoint, args.config)
     with ExitStack() as stack:
         writers = [stack.enter_context(w) for w in _writers(args, frames, masks)]
         progress = tqdm(frames, total=frames.length, desc="segment", unit="frame", disable=None)
-        ids = segment(model, variables, progress, masks, writers)
+        ids = segment(segmenter, progress, masks, writers)
     return f"wrote {args.out}: objects {ids}"
 
 

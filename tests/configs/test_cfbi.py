@@ -8,17 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import cfbi, cfbi_plus
 from tests.fixtures import load_spec
-from vos_jax.data.pipeline import Examples
-from vos_jax.data.sources import Source
-from vos_jax.data.synthetic import synthetic_videos
+from vos_jax.checkpoint_folder import export_variables
+from vos_jax.configs import cfbi, cfbi_plus
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.systems.build import build_inference_model, build_model, variable_shapes
-from vos_jax.train.checkpoint import export_variables
 from vos_jax.train.initial import initial_variables
-from vos_jax.train.optim import build_schedule, check_patterns, fits, map_with_path
+from vos_jax.train.optim import build_schedule, fits, map_with_path
 
 SYSTEMS = {"cfbi": cfbi, "cfbi_plus": cfbi_plus}
 PRESETS = [(name, preset) for name, system in SYSTEMS.items() for preset in system.PRESETS]
@@ -30,31 +27,10 @@ def shapes(system, preset):
     return variable_shapes(build_model(config.model, **config.train.model))
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
-@pytest.mark.parametrize("preset", ["quick", "small", "paper"])
-def test_every_network_is_built_and_its_optimizer_patterns_fit(system, preset):
-    config = SYSTEMS[system].get_config(preset)
-    check_patterns(config.optim, shapes(system, preset)["params"])
-
-
 @pytest.mark.parametrize(("system", "preset"), PRESETS)
-def test_every_preset_names_fields_that_exist(system, preset):
+def test_every_preset_crops_to_the_networks_sizes_and_switches_in_the_middle(system, preset):
     config = SYSTEMS[system].get_config(preset)
-    assert build_inference_model(config).windows == config.model.windows
-    data = config.data
-    made = Examples(
-        [Source("s", synthetic_videos("train", 1))],
-        **data.clip,
-        crop=data.crop,
-        scale=data.scale,
-        groups=data.groups,
-        balance=data.balance,
-        interpolation=data.interpolation,
-        max_objects=data.max_objects,
-        seed=0,
-    )
-    assert all(side % 16 == 1 for side in made.crop)
-    assert sorted(sum(data.groups, ())) == list(range(made.frames))
+    assert all(side % 16 == 1 for side in config.data.crop)
     assert config.train.teacher_forcing_steps == config.loss.mining_steps == config.train.steps // 2
 
 

@@ -5,7 +5,7 @@ import functools
 import jax
 import pytest
 
-from configs.feelvos import ABLATION, PRESETS, get_config
+from vos_jax.configs.feelvos import ABLATION, PRESETS, get_config
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.optim import build_schedule, check_patterns, fits, parameter_paths
 
@@ -59,7 +59,7 @@ def test_paper_trains_as_published():
         1,
     )
     assert (model.samples, model.dropout, model.momentum) == (1024, 0.1, 0.9997)
-    assert model.frozen_backbone and model.frozen and model.previous_mask == "hard"
+    assert model.backbone_norm_eval and model.norm_eval and model.previous_mask == "hard"
     assert model.short_side == data.short_side == 0
     assert (data.crop, data.scale, data.flip) == ((465, 465), (1.0, 1.3), 0.5)
     assert (data.clip.frames, data.clip.max_gap, data.groups) == (3, 1, ((0,), (1, 2)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.trees import davis_tree
+from vos_jax.data.augment import Balance
 from vos_jax.data.masks import write_mask
 from vos_jax.data.pipeline import Examples, batches
 from vos_jax.data.sources import Source, open_sources
@@ -105,7 +106,7 @@ CFBI = {"choose": "reference_and_sequence", "frames": 5, "groups": ((0, 1, 2, 3,
 
 def test_balanced_examples_have_visible_objects_in_one_window():
     options = {**CFBI, "max_gap": 3, "crop": (49, 49), "max_objects": 2, "interpolation": "cubic"}
-    examples = make(balance={"tries": 5, "pixels": 100}, **options)
+    examples = make(balance=Balance(tries=5, pixels=100), **options)
     for i in range(12):
         example = examples.example(i)
         reference, count = example["masks"][0], example["valid"].sum()
@@ -119,7 +120,7 @@ def test_a_mask_that_a_draw_looks_at_is_named_or_skipped_and_counted(tmp_path):
     root = davis_tree(tmp_path)
     for t in range(5):
         (root / f"Annotations/480p/bear/{t:05d}.png").write_bytes(b"cut off")
-    options = {**CFBI, "crop": (33, 33), "balance": {"pixels": 20}}
+    options = {**CFBI, "crop": (33, 33), "balance": Balance(pixels=20)}
     with pytest.raises(ValueError, match=r"bear/0000\d\.png"):
         [make(tree_sources(root), **options).example(i) for i in range(10)]
     examples = make(tree_sources(root), **options, on_bad_clip="skip")
@@ -163,5 +164,5 @@ def test_a_program_that_leaves_its_batches_open_ends():
         "stream = batches(e, 0, 2)\n"
         "print(next(stream)['frames'].shape)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=1200)
     assert done.returncode == 0 and b"(2, 3, 96, 160, 3)" in done.stdout, done.stderr[-2000:]

@@ -117,8 +117,8 @@ def test_the_gap_limit_grows_with_the_examples():
 
 
 def test_pasting_adds_objects_and_depends_on_the_example_alone():
-    plain = examples(choose="still", warp={"rotate": 10.0})
-    pasted = examples(choose="still", warp={"rotate": 10.0}, paste=2)
+    plain = examples(choose="still", warp=Warp(rotate=10.0))
+    pasted = examples(choose="still", warp=Warp(rotate=10.0), paste=2)
     counts = [pasted.example(i)["valid"].sum() - plain.example(i)["valid"].sum() for i in range(8)]
     assert max(counts) >= 1
     again = pasted.example(3)
@@ -129,12 +129,12 @@ def test_pasting_adds_objects_and_depends_on_the_example_alone():
 
 
 def test_two_stages_are_one_sequence_of_examples():
-    first, second = examples(choose="still", warp={}), examples(choose="ordered", max_gap=2)
+    first, second = examples(choose="still", warp=Warp()), examples(choose="ordered", max_gap=2)
     staged = Staged(first, 5, second)
     np.testing.assert_array_equal(staged.example(4)["frames"], first.example(4)["frames"])
     np.testing.assert_array_equal(staged.example(5)["frames"], second.example(0)["frames"])
     with pytest.raises(ValueError, match="expected clips of the main stage's frames"):
-        Staged(examples(choose="still", warp={}, max_objects=2), 5, second)
+        Staged(examples(choose="still", warp=Warp(), max_objects=2), 5, second)
 
 
 def test_a_still_image_makes_a_clip_with_motion():
@@ -159,7 +159,7 @@ def test_a_still_image_makes_a_clip_with_motion():
         groups=((0, 1, 2),),
         max_objects=1,
         choose="still",
-        warp={"rotate": 20.0, "zoom": (0.8, 1.2)},
+        warp=Warp(rotate=20.0, zoom=(0.8, 1.2)),
     ).example(0)
     assert (made["masks"][0] != made["masks"][1]).any()
     assert (made["masks"] == 1).any(axis=(1, 2)).all()

@@ -1,4 +1,4 @@
-"""Folders of label maps as a benchmark server wants them, for the tests to spoil."""
+"""Folders of label maps as an evaluation server wants them, for the tests to spoil."""
 
 import numpy as np
 

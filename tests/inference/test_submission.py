@@ -15,9 +15,9 @@ from vos_jax.inference.submission import expected_sequences, write_submission
 DAVIS, YOUTUBE = "davis2017-test-dev", "youtube-vos"
 
 
-def write(benchmark, data, pred, out, **options):
-    expected = expected_sequences(benchmark, data)
-    return write_submission(benchmark, pred, out, expected, quiet=True, **options)
+def write(server, data, pred, out, **options):
+    expected = expected_sequences(server, data)
+    return write_submission(server, pred, out, expected, **options)
 
 
 def test_davis_zip_has_the_sequences_at_its_top_and_the_same_bytes(tmp_path):
@@ -97,7 +97,7 @@ def test_equal_masks_give_equal_zips_whatever_their_dates_and_order(tmp_path):
         (again / file.parent.name).mkdir(parents=True, exist_ok=True)
         (again / file.parent.name / file.name).write_bytes(file.read_bytes())
     expected = expected_sequences(DAVIS, data)[::-1]
-    write_submission(DAVIS, again, tmp_path / "b.zip", expected, quiet=True)
+    write_submission(DAVIS, again, tmp_path / "b.zip", expected)
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
@@ -139,6 +139,6 @@ def test_interrupted_or_incomplete_zip_does_not_take_the_place_of_the_target(tmp
     assert list(out.parent.iterdir()) == []
 
 
-def test_unknown_benchmark_is_refused_with_the_known_ones(tmp_path):
+def test_unknown_server_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="davis2017-test-dev, .*, youtube-vos, got 'davis'"):
         expected_sequences("davis", tmp_path)

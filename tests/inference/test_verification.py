@@ -15,11 +15,11 @@ from vos_jax.inference.verification import read_values
 DAVIS, YOUTUBE = "davis2017-test-dev", "youtube-vos"
 
 
-def refusal(data, pred, benchmark=DAVIS) -> str:
+def refusal(data, pred, server=DAVIS) -> str:
     """What is said about the results; nothing may have been written."""
     out = pred.parent / "out" / "submission.zip"
     with pytest.raises(ValueError) as refused:
-        write_submission(benchmark, pred, out, expected_sequences(benchmark, data), quiet=True)
+        write_submission(server, pred, out, expected_sequences(server, data))
     assert list(out.parent.iterdir()) == []
     return str(refused.value)
 
@@ -157,7 +157,7 @@ def test_many_tiny_objects_of_the_sequence_are_fine(tmp_path):
     tiny[0, :12] = ids
     write_masks(tmp_path / "pred/bear", dict.fromkeys(range(5), tiny))
     expected = expected_sequences(DAVIS, data)
-    write_submission(DAVIS, tmp_path / "pred", tmp_path / "a.zip", expected, quiet=True)
+    write_submission(DAVIS, tmp_path / "pred", tmp_path / "a.zip", expected)
 
 
 def test_object_before_its_first_frame_is_refused(tmp_path):

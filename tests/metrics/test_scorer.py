@@ -7,7 +7,7 @@ import pytest
 from vos_jax.metrics.frame import frame_scores, pair_scores
 from vos_jax.metrics.protocols import PROTOCOLS, get_protocol
 from vos_jax.metrics.scorer import SequenceScorer
-from vos_jax.metrics.temporal import TemporalStability
+from vos_jax.metrics.temporal.stability import TemporalStability
 
 DAVIS = PROTOCOLS["davis2017"]
 UNSUPERVISED = PROTOCOLS["davis2017-unsupervised"]

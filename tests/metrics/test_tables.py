@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 
 import pytest
@@ -46,6 +48,17 @@ def test_files_have_the_columns_of_the_measures():
         "J-Mean,J-Recall,J-Decay\n0.600,"
     )
     assert tables.per_sequence_csv(PROTOCOLS["fbms"], objects) == "Sequence,J-Mean\nbear_1,0.600\n"
+
+
+def test_a_name_with_commas_quotes_or_spaces_is_one_field_of_the_csv():
+    names = ["bird of paradise", "a,b", 'say "hi"']
+    objects = [scored(name, 1, [0.5, 0.7]) for name in names]
+    text = tables.per_sequence_csv(PROTOCOLS["fbms"], objects)
+    rows = list(csv.reader(io.StringIO(text, newline="")))
+    assert rows == [["Sequence", "J-Mean"], *([f"{name}_1", "0.600"] for name in names)]
+    assert text.splitlines()[1] == "bird of paradise_1,0.600"
+    lines = tables.object_table(PROTOCOLS["fbms"], objects).splitlines()
+    assert [line.rsplit(maxsplit=1) for line in lines[2:]] == [[f"{n}_1", "0.600"] for n in names]
 
 
 def test_matched_proposals_are_numbered_in_their_order_in_the_csv_and_by_object_in_json():

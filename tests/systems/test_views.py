@@ -15,13 +15,13 @@ from PIL import Image
 from tests.systems.promises import stream
 from tests.tiny import quick_compilation, tiny_section
 from vos_jax import segment as command
+from vos_jax.checkpoint_folder import export_variables
 from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.systems.base import Traits, VOSModel
 from vos_jax.systems.build import build_inference_model, build_model
 from vos_jax.systems.frame_size import resize_frame, scaled_size
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.systems.views import Views
-from vos_jax.train.checkpoint import export_variables
 
 VIEWS = {"scales": (1.0, 1.3), "flip": True}
 

@@ -18,8 +18,8 @@ def main(process: int, port: str, workdir: str, case: str) -> None:
         f"localhost:{port}", num_processes=2, process_id=process, initialization_timeout=120
     )
     from tests.train.toy import batches_of, run, toy_config
-    from vos_jax.train.checkpoint import prepare_workdir
     from vos_jax.train.partition import broadcast, fetch
+    from vos_jax.train.workdir import prepare_workdir
 
     config = toy_config(save_steps=3 if case == "nan" else 0)
     config.mesh.update({"data": 1, "fsdp": 2})

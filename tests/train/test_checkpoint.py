@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 
 from tests.train.toy import Toy, build, toy_config
-from vos_jax.train.checkpoint import (
-    Checkpoints,
-    differing_fields,
-    export_variables,
-    import_variables,
-    plain_config,
-    prepare_workdir,
-)
+from vos_jax.checkpoint_folder import export_variables, import_variables, plain_config
+from vos_jax.train.checkpoint import Checkpoints
+from vos_jax.train.workdir import differing_fields, prepare_workdir
 
 
 def at_step(state, step):

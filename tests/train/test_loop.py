@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.train.toy import batches_of, run, toy_config
-from vos_jax.train.checkpoint import Checkpoints, import_variables
+from vos_jax.checkpoint_folder import import_variables
+from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.loop import NonFiniteLoss, Preempted
 
 ROOT = Path(__file__).parents[2]

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vos_jax.presets.common import optim_section, train_section
 from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.logs import Logger
 from vos_jax.train.loop import train
-from vos_jax.train.optim import build_optimizer
-from vos_jax.train.partition import build_mesh, place, state_sharding
-from vos_jax.train.state import TrainState
-from vos_jax.train.step import make_train_step
+from vos_jax.train.partition import build_mesh
+from vos_jax.train.setup import begin_training
 
 
 class Toy(nn.Module):
@@ -34,29 +33,17 @@ class Toy(nn.Module):
 
 
 def optim_config(**changes) -> ConfigDict:
-    config = ConfigDict(
+    config = ConfigDict(optim_section())
+    config.update(
         {
             "name": "sgd",
             "learning_rate": 0.05,
             "schedule": "poly",
             "steps": 20,
-            "power": 0.9,
-            "boundaries": (),
-            "decay_factor": 0.1,
-            "warmup_steps": 0,
-            "warmup_start": 0.0,
-            "momentum": 0.9,
-            "nesterov": False,
-            "b1": 0.9,
-            "b2": 0.999,
-            "eps": 1e-8,
             "weight_decay": 1e-3,
             "decay": ("kernel$",),
             "gradient_multipliers": (("bias$", 2.0),),
-            "rate_multipliers": (),
-            "freeze": (),
             "clip": "per_parameter",
-            "clip_norm": 5.0,
         }
     )
     with config.ignore_type():
@@ -68,17 +55,8 @@ def toy_config(**train_changes) -> ConfigDict:
     config = ConfigDict()
     config.seed = 3
     config.optim = optim_config()
-    config.train = ConfigDict(
-        {
-            "batch": 4,
-            "steps": 6,
-            "accumulate": 1,
-            "ema": 0.9,
-            "save_steps": 2,
-            "save_minutes": 0.0,
-            "keep_last": 2,
-        }
-    )
+    config.train = ConfigDict(train_section())
+    config.train.update({"batch": 4, "steps": 6, "ema": 0.9, "save_steps": 2, "save_minutes": 0})
     config.train.update(train_changes)
     config.mesh = ConfigDict({"data": 1, "fsdp": 1})
     config.log = ConfigDict({"every": 2})
@@ -121,21 +99,9 @@ def build(config: ConfigDict, model: Toy | None = None, devices=None, min_size: 
     """(placed state, train step, mesh) of a config."""
     model = model or Toy(dropout=0.3)
     variables = model.init(jax.random.PRNGKey(config.seed), jnp.zeros([1, 8, 8, 3]))
-    tx, schedule = build_optimizer(config.optim, variables["params"])
-    state = TrainState.create(variables, tx, config.seed, ema=config.train.ema > 0)
     mesh = build_mesh(config.mesh, devices)
-    sharding = state_sharding(state, mesh, min_size=min_size)
-    step = make_train_step(
-        objective_of(model),
-        tx,
-        mesh,
-        sharding,
-        schedule=schedule,
-        accumulate=config.train.accumulate,
-        ema_decay=config.train.ema,
-        freeze=config.optim.freeze,
-    )
-    return place(state, sharding), step, mesh
+    state, step = begin_training(config, objective_of(model), variables, mesh, min_size)
+    return state, step, mesh
 
 
 def run(config: ConfigDict, workdir, batches=None, evaluate=None, model=None):

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 
+from vos_jax.metrics.text_table import format_table
+
 
 @dataclass(frozen=True)
 class Case:
@@ -117,18 +119,6 @@ def _status(field: str) -> int:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
 
 
-def table(rows: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """Rows of cells, the first one the header, in columns; those in `left` begin at the left."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
-
 def case_table(cases: Sequence[Case], results: dict[str, Measurement]) -> str:
     """The report on cases, one line for each."""
     rows = [
@@ -150,4 +140,4 @@ def case_table(cases: Sequence[Case], results: dict[str, Measurement]) -> str:
                 "" if result.peak is None else f"{result.peak / 1e6:.1f}",
             )
         )
-    return table(rows, left=(0, 5))
+    return format_table(rows, left=(0, 5))

@@ -8,7 +8,7 @@ import numpy as np
 
 from vos_jax.benchmarks.measuring import Case
 from vos_jax.metrics.frame import frame_scores, pair_scores
-from vos_jax.metrics.temporal import pair_instability
+from vos_jax.metrics.temporal.stability import pair_instability
 
 
 def metric_cases(options: argparse.Namespace) -> list[Case]:

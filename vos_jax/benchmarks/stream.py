@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from vos_jax.benchmarks.measuring import hand_back_large_blocks, resident_in_use, table
+from vos_jax.benchmarks.measuring import hand_back_large_blocks, resident_in_use
 from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.metrics.text_table import format_table
 from vos_jax.systems.build import build_model, init_variables
 from vos_jax.systems.table import SYSTEMS
 
@@ -91,7 +92,7 @@ def stream_table(seen: Stream) -> str:
     rows += _memory_rows("arrays on the device, MB", frames, arrays)
     if None not in resident:
         rows += _memory_rows("resident memory in use, MB", frames, [x / 1e6 for x in resident])
-    return table(rows, left=(0,))
+    return format_table(rows)
 
 
 def _compilation_rows(seen):

@@ -154,7 +154,7 @@ def choose_objects(
     masks: uint8 [T, h, w] with the video's ids. Every label of the reference, background included,
     must cover at least 10 pixels of its stride-4 grid, and there must be background and an object.
     Of more than max_objects, a random choice is kept. New ids follow the order of the old ones.
-    Returns uint8 [T, h, w] with 0..n and 255, and n. Errors: RejectedClip.
+    Returns uint8 [T, h, w] with 0..n and 255, and n. Raises RejectedClip.
     """
     reference = masks[0]
     labels = np.unique(reference)

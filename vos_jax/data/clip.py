@@ -176,18 +176,15 @@ class Video:
         return int(t)
 
 
-def first_frame_objects(
-    first_mask: np.ndarray, num_frames: int, categories: list[str] | None = None
-) -> Objects:
+def first_frame_objects(first_mask: np.ndarray, num_frames: int) -> Objects:
     """Objects are the ids in frame 0, given there, scored in frames 1..T-2 as in DAVIS.
 
     first_mask: uint8 [H, W]. Dropping the first and the last frame is what the official
     evaluation of DAVIS 2016 and 2017 does (davis2017/evaluation.py).
     """
-    ids = np.unique(first_mask)
-    ids = ids[(ids != 0) & (ids != VOID)].astype(np.int32)
+    ids = np.array(object_ids(first_mask), np.int32)
     given = np.zeros((num_frames, len(ids)), bool)
     given[0] = True
     scored = np.zeros((num_frames, len(ids)), bool)
     scored[1 : num_frames - 1] = True
-    return Objects(ids, given, scored, categories, first_mask.shape)
+    return Objects(ids, given, scored, None, first_mask.shape)

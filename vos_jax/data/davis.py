@@ -45,7 +45,7 @@ def open_davis(
     split: train, val, test-dev, test-challenge, or any other list there is. year: 2016 (one merged
     object) or 2017. resolution: "480p" or "Full-Resolution". task: "semi-supervised" or
     "unsupervised", which differ in annotations and scored frames.
-    Errors: FileNotFoundError for a missing folder or list, ValueError for an unknown option, an
+    Raises FileNotFoundError for a missing folder or list, ValueError for an unknown option, an
     empty list, a sequence without frames, or frames and masks that do not match.
     """
     if year not in YEARS:
@@ -113,9 +113,9 @@ def _sequences(root: epath.Path, split: str, candidates: list[epath.Path], year:
             f"{' or '.join(map(str, candidates))}: no such list of sequences;"
             f" splits that exist for year {year}: {', '.join(known) or 'none'}"
         )
-    lines = [line.split()[0] for line in found.read_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in found.read_text().splitlines() if line.strip()]
     # "/JPEGImages/480p/bear/00000.jpg ..." names the sequence in the last folder of the path.
-    names = [line.split("/")[-2] if "/" in line else line for line in lines]
+    names = [line.split()[0].split("/")[-2] if "/" in line else line for line in lines]
     if not names:
         raise ValueError(f"{found}: the list of sequences is empty")
     return list(dict.fromkeys(names))

@@ -65,7 +65,7 @@ class Regions:
 def open_fbms(dir: str, split: str) -> list[Video]:
     """The sequences of split "train" or "test", sorted by name; no pixel is read here.
 
-    Errors: FileNotFoundError for a missing folder, frame or ground truth file; ValueError for an
+    Raises FileNotFoundError for a missing folder, frame or ground truth file; ValueError for an
     unknown split, a Def.dat that is not one, or regions whose background is in doubt.
     """
     if split not in SPLITS:
@@ -84,7 +84,7 @@ def read_regions(path, regions: Regions | None = None) -> np.ndarray:
     """Read a ground truth file as uint8 [H, W]: 0 background, 1 any moving object.
 
     regions: what Def.dat says of the values in a PPM or PGM; None goes by colour.
-    Errors: FileNotFoundError; ValueError for a file that cannot be read, or whose background is not
+    Raises FileNotFoundError; ValueError for a file that cannot be read, or whose background is not
     certain.
     """
     path = epath.Path(path)

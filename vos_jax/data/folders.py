@@ -56,7 +56,7 @@ def frames_of(folder: epath.Path) -> list[epath.Path]:
 def by_number(files: Iterable[epath.Path]) -> dict[int, epath.Path]:
     """Files by the last number in their stems: bear01_0020_gt.ppm and bear01_0020.jpg are 20.
 
-    Errors: ValueError for a name without a number, or two files of one number.
+    Raises ValueError for a name without a number, or two files of one number.
     """
     found: dict[int, epath.Path] = {}
     for file in files:

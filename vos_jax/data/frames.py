@@ -47,7 +47,7 @@ def open_frames(path) -> FrameSource:
     Images are sorted by stem with numbers by value (2 before 10); video frames are named
     00000, 00001, ... Only the first frame is read here.
 
-    Errors: FileNotFoundError where nothing is at `path`; ValueError for a folder without images,
+    Raises FileNotFoundError where nothing is at `path`; ValueError for a folder without images,
     two images of one stem, an unreadable frame or video; while iterating, for an unreadable frame
     or one of another size than the first. All name the file.
     """

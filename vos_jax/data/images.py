@@ -49,7 +49,7 @@ def open_images(dir: str, split: str = ALL, images: str = "", masks: str = "") -
     split: "all", or <split> of a list <dir>/<split>.txt with one stem a line. images, masks: their
     folders, absolute or relative to dir; the same for both where a JPEG and a PNG of one stem lie
     side by side; empty: found by their names.
-    Errors: FileNotFoundError for a missing folder, list, image or mask; ValueError where the
+    Raises FileNotFoundError for a missing folder, list, image or mask; ValueError where the
     folders cannot be told by their names, or hold two files of one stem.
     """
     root = epath.Path(dir)
@@ -65,7 +65,7 @@ def open_images(dir: str, split: str = ALL, images: str = "", masks: str = "") -
 def read_pair_mask(path) -> np.ndarray:
     """Read a mask as uint8 [H, W]; its type tells saliency map and label map apart (see above).
 
-    Errors: FileNotFoundError; ValueError for a file that cannot be read, or for a grey map without
+    Raises FileNotFoundError; ValueError for a file that cannot be read, or for a grey map without
     an object whose values are too low for one, as 0 and 1 instead of 0 and 255.
     """
     path = epath.Path(path)

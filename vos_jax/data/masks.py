@@ -50,7 +50,7 @@ def read_mask(
     None refuses them, True makes every object pixel id 1, False reads 255 as void. indexed: refuse
     RGB(A) images, as benchmarks do.
 
-    Errors: FileNotFoundError; ValueError for anything that is not a clean label map.
+    Raises FileNotFoundError; ValueError for anything that is not a clean label map.
     """
     path = epath.Path(path)
     if not path.is_file():

@@ -6,7 +6,7 @@ tf.data only schedules the work; it sees numbers and arrays, never files.
 
 import atexit
 import contextlib
-import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from vos_jax.data.augment import (
 )
 from vos_jax.data.clip import VOID, Clip, Video
 from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
-from vos_jax.data.sources import Source
+from vos_jax.data.sources import Source, open_sources
 from vos_jax.data.warp import Warp, paste
 
 ENDLESS = 2**62
@@ -33,13 +33,12 @@ ENDLESS = 2**62
 class Examples:
     """An endless sequence of training examples drawn from `sources`.
 
-    choose: a name in CHOOSERS. frames: T, frames per example. max_gap: annotated frames between
-    two that follow each other. growth: {"start", "step", "every"}, the limit begins at start and
-    grows by step every so many examples, up to max_gap; None: max_gap from the beginning. crop,
-    short_side, scale, flip, groups, warp, balance, interpolation: see `augment`; warp and balance
-    are the fields of `Warp` and `Balance`. paste: up to so many objects of other videos' frames are
-    laid over a clip, warped on their own (with `warp` only).
-    max_objects: N. A draw that the rules of `choose_objects` (with balance, those of
+    choose: a name in CHOOSERS. frames: T, frames per example. max_gap: annotated frames between two
+    that follow each other. growth: {"start", "step", "every"}, the limit begins at start and grows
+    by step every so many examples, up to max_gap; None: max_gap from the beginning. crop,
+    short_side, scale, flip, groups, warp, balance, interpolation: see `augment`. paste: up to so
+    many objects of other videos' frames are laid over a clip, warped on their own (with `warp`
+    only). max_objects: N. A draw that the rules of `choose_objects` (with balance, those of
     `choose_visible_objects`) reject is drawn anew, at most `attempts` times. on_bad_clip: what a
     file that cannot be read does: "raise", or "skip" it for another draw; `bad_clips` counts those.
     """
@@ -59,8 +58,8 @@ class Examples:
         choose: str = "reference_and_run",
         max_gap: int = 1,
         growth: Mapping[str, int] | None = None,
-        warp: Mapping[str, Any] | None = None,
-        balance: Mapping[str, int] | None = None,
+        warp: Warp | None = None,
+        balance: Balance | None = None,
         interpolation: str = "linear",
         paste: int = 0,
         attempts: int = 20,
@@ -90,14 +89,14 @@ class Examples:
         self.bad_clips = 0
         weights = np.array([source.weight for source in sources], np.float64)
         self._shares = weights / weights.sum()
-        self._balance = None if balance is None else Balance(**balance)
+        self._balance = balance
         self._change = dict(
             crop=self.crop,
             short_side=int(short_side),
             scale=tuple(scale),
             flip=float(flip),
             groups=tuple(tuple(group) for group in groups),
-            warp=None if warp is None else Warp(**warp),
+            warp=warp,
             balance=self._balance,
             interpolation=interpolation,
         )
@@ -111,12 +110,32 @@ class Examples:
         self._skip = on_bad_clip == "skip"
         self._lock = threading.Lock()
 
+    @classmethod
+    def of(cls, data: Mapping[str, Any], seed: int) -> "Examples":
+        """The examples of a section config.data; the sources are those of data["train"].
+
+        What changes nothing is left out: a growth that starts at 0, a warp of no range, a balance
+        without tries.
+        """
+        clip, warp, balance = dict(data["clip"]), Warp(**data["warp"]), Balance(**data["balance"])
+        growth = clip.pop("growth", None)
+        names = "crop short_side scale flip groups interpolation paste max_objects on_bad_clip"
+        return cls(
+            open_sources(data, "train"),
+            **clip,
+            growth=growth if growth and growth["start"] else None,
+            warp=warp if warp.changes else None,
+            balance=balance if balance.tries else None,
+            **{name: data[name] for name in names.split()},
+            seed=seed,
+        )
+
     def example(self, i: int) -> dict:
         """Training example i.
 
         Returns frames float32 [T, h, w, 3] in 0..255, masks uint8 [T, h, w] (0 background, 1..N
         objects, 255 void), valid bool [N], name "dataset/video", source_index int32 [T].
-        Errors: ValueError naming the videos tried where every draw was rejected; that of the
+        Raises ValueError naming the videos tried where every draw was rejected; that of the
         file where one cannot be read (unless skipped).
         """
         tried = []
@@ -157,6 +176,9 @@ class Examples:
                 raise
             with self._lock:
                 self.bad_clips += 1
+                first = self.bad_clips == 1
+            if first:
+                print(f"skipped, as are later ones without a word: {error}", file=sys.stderr)
             raise RejectedClip(str(error)) from error
 
     def _finish(self, clip: Clip, rng: np.random.Generator) -> dict:
@@ -218,6 +240,21 @@ class Staged:
         return self._second.example(i - self._count)
 
 
+def training_examples(config: Mapping[str, Any]) -> Examples | Staged:
+    """The examples of a run.
+
+    config: data, seed and train.batch. data.pretrain holds what is different in the first
+    data.pretrain.steps steps; its keys replace those of data.
+    """
+    data, seed = config["data"], config["seed"]
+    main, pretrain = Examples.of(data, seed), data["pretrain"]
+    if not pretrain["steps"]:
+        return main
+    changed = {name: field for name, field in pretrain.items() if name != "steps"}
+    first = Examples.of({**data, **changed}, seed)
+    return Staged(first, pretrain["steps"] * config["train"]["batch"], main)
+
+
 def _shape(examples: Examples) -> tuple:
     return examples.frames, examples.crop, examples.max_objects
 
@@ -233,16 +270,16 @@ def batches(
 ) -> Iterator[dict]:
     """This process's rows of the global batches from example `start` on, endlessly.
 
-    batch: global batch size, a multiple of process_count. Process p of P gets rows
-    p*batch/P ... (p+1)*batch/P - 1 of each. Yields dicts of stacked arrays as in
-    `Examples.example`, `name` as a list of str. workers: threads. prefetch: batches made ahead.
-    Errors of an example are raised when its batch is due, as they were.
+    batch: global batch size, a multiple of process_count. Process p of P gets rows p*batch/P ...
+    (p+1)*batch/P - 1 of each. Yields dicts of stacked arrays as in `Examples.example`, `name` as a
+    list of str, and bad_clips, how many files this process could not read so far (some of them for
+    batches made ahead). workers: threads. prefetch: batches made ahead. Errors of an example are
+    raised when its batch is due, as they were.
     """
     if batch < 1 or batch % process_count:
         raise ValueError(
             f"config.train.batch: expected a multiple of the {process_count} processes, got {batch}"
         )
-    cv2.setNumThreads(0)  # the workers are the parallelism
     stream = _stream(
         examples,
         start + process_index * (batch // process_count),
@@ -268,7 +305,7 @@ def _close_streams() -> None:
 
 
 def _stream(
-    examples: Examples, first: int, batch: int, local: int, workers: int, prefetch: int
+    examples: Examples | Staged, first: int, batch: int, local: int, workers: int, prefetch: int
 ) -> Iterator[dict]:
     failures: dict[int, Exception] = {}
 
@@ -280,19 +317,24 @@ def _stream(
             failures[i] = error
             return i, *_blank(examples)
 
-    for index, frames, masks, valid, names, source_index in _dataset(
-        make, examples, local, workers, prefetch
-    ).as_numpy_iterator():
-        failed = next((int(i) for i in index if int(i) in failures), None)
-        if failed is not None:
-            raise failures[failed]
-        yield dict(
-            frames=frames,
-            masks=masks,
-            valid=valid,
-            name=[name.decode() for name in names],
-            source_index=source_index,
-        )
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)  # the workers are the parallelism, as long as they run
+    try:
+        dataset = _dataset(make, examples, local, workers, prefetch)
+        for index, frames, masks, valid, names, source_index in dataset.as_numpy_iterator():
+            failed = next((int(i) for i in index if int(i) in failures), None)
+            if failed is not None:
+                raise failures[failed]
+            yield dict(
+                frames=frames,
+                masks=masks,
+                valid=valid,
+                name=[name.decode() for name in names],
+                source_index=source_index,
+                bad_clips=examples.bad_clips,
+            )
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _columns(example: dict) -> tuple:
@@ -318,7 +360,6 @@ def _blank(examples: Examples) -> tuple:
 
 def _dataset(make: Callable, examples: Examples, local: int, workers: int, prefetch: int):
     """range -> make, in parallel but in order -> batch -> prefetch."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")

@@ -25,7 +25,7 @@ def reference_and_run(
     in the release (0..T-3 for neighbours). In YouTube-VOS neighbours are five video frames apart.
     The reference may lie anywhere, also after the run. The frames of a run are equally spaced,
     1..max_gap annotated frames apart, uniformly (FEELVOS: 1); a short video narrows the choice.
-    Errors: RejectedClip below `length` annotated frames, ValueError where length is below 2.
+    Raises RejectedClip below `length` annotated frames, ValueError where length is below 2.
     """
     annotated = _annotated(video, length, "reference_and_run", length)
     steps = length - 2
@@ -41,7 +41,7 @@ def ordered(video: Video, length: int, rng: np.random.Generator, max_gap: int = 
 
     STM training: the gaps are uniform and independent, the first frame uniform over those that
     leave room. A video too short for max_gap narrows the gaps.
-    Errors: RejectedClip below `length` annotated frames, ValueError where length is below 2.
+    Raises RejectedClip below `length` annotated frames, ValueError where length is below 2.
     """
     annotated = _annotated(video, length, "ordered", length)
     widest = min(max_gap, (len(annotated) - 1) // (length - 1))
@@ -53,7 +53,7 @@ def ordered(video: Video, length: int, rng: np.random.Generator, max_gap: int = 
 def still(video: Video, length: int, rng: np.random.Generator, max_gap: int = 1) -> list[int]:
     """One annotated frame, `length` times; warping its copies makes a clip (STM, stage 1).
 
-    Errors: RejectedClip for a video without annotation.
+    Raises RejectedClip for a video without annotation.
     """
     annotated = _annotated(video, length, "still", 1, shortest=1)
     return [int(rng.choice(annotated))] * length
@@ -70,7 +70,7 @@ def reference_and_sequence(
     pixels of objects, and everything but the direction up to 5 times until every object of the
     sequence is in the reference; the fifth draw is taken as it is (what the reference does not show
     becomes background).
-    Errors: RejectedClip below 2 annotated frames, ValueError where length is below 2.
+    Raises RejectedClip below 2 annotated frames, ValueError where length is below 2.
     """
     annotated = _annotated(video, length, "reference_and_sequence", 2)
     if rng.random() < 0.5:
@@ -100,7 +100,7 @@ def reference_and_sequence(
 def _annotated(video: Video, length: int, name: str, needed: int, shortest: int = 2) -> np.ndarray:
     """Indices of the annotated frames, at least `needed`, from which `length` are to be chosen.
 
-    Errors: RejectedClip below `needed`, ValueError where length is below `shortest`.
+    Raises RejectedClip below `needed`, ValueError where length is below `shortest`.
     """
     if length < shortest:
         raise ValueError(

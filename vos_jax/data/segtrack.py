@@ -44,7 +44,7 @@ def open_segtrack(dir: str, split: str = ALL) -> list[Video]:
     """All sequences, or one, sorted by name; the layout tells the version; no pixel is read here.
 
     split: "all", or the name of a sequence.
-    Errors: FileNotFoundError for a missing folder or mask; ValueError for an unknown split, or
+    Raises FileNotFoundError for a missing folder or mask; ValueError for an unknown split, or
     frames and masks that do not match.
     """
     root = epath.Path(dir)
@@ -65,7 +65,7 @@ def open_segtrack(dir: str, split: str = ALL) -> list[Video]:
 def read_layers(layers: Layers) -> np.ndarray:
     """The label map uint8 [H, W] of binary masks; a later one lies over those before.
 
-    Errors: ValueError for masks of different sizes; ValueError, FileNotFoundError naming the file.
+    Raises ValueError for masks of different sizes; ValueError, FileNotFoundError naming the file.
     """
     labels = None
     for number, path in layers:

@@ -63,7 +63,7 @@ def open_sources(data: Mapping, key: str) -> list[Source]:
 
     data: the `data` section of a config. A source's dir is taken relative to data["dir"], or to
     the environment variable VOS_JAX_DATA_DIR where that is empty; an empty one is that root.
-    Errors: ValueError for no source, an unknown kind (with the nearest one) or option, or a weight
+    Raises ValueError for no source, an unknown kind (with the nearest one) or option, or a weight
     that is not positive; FileNotFoundError and ValueError of the sources.
     """
     entries = data.get(key) or {}
@@ -80,7 +80,7 @@ def open_sources(data: Mapping, key: str) -> list[Source]:
 def evaluation_videos(sources: list[Source]) -> list[Video]:
     """All videos of the sources in order, each checked to have an object to follow.
 
-    Errors: ValueError naming the mask of the first frame where that holds no object, or the video
+    Raises ValueError naming the mask of the first frame where that holds no object, or the video
     where its masks are withheld.
     """
     videos = [video for source in sources for video in source.videos]

@@ -77,7 +77,7 @@ def synthetic_videos(
 ) -> list[Video]:
     """The first `count` clips of synthetic-v1's "train" or "test" split as Video objects.
 
-    Errors: ValueError for an unknown split, fewer than one clip or fewer than 3 frames.
+    Raises ValueError for an unknown split, fewer than one clip or fewer than 3 frames.
     """
     if split not in SPLITS:
         raise ValueError(f"{NAME} has no split {split!r}; expected one of {sorted(SPLITS)}")

@@ -5,8 +5,6 @@ decoded only when a clip asks for it; the encoded bytes of the split stay in hos
 0.3 GB for the 60 training videos at 480p). TensorFlow is imported on use.
 """
 
-import os
-
 from etils import epath
 
 from vos_jax.data.clip import Video, first_frame_objects
@@ -24,13 +22,12 @@ def open_tfds_davis(
 
     dir: a TFDS data directory (holding davis/480p/2.1.0), or the version folder itself.
     split: "train", "val" or "validation". download: prepare the data set if it is not there.
-    Errors: FileNotFoundError where no prepared data set is found, ValueError for a bad option.
+    Raises FileNotFoundError where no prepared data set is found, ValueError for a bad option.
     """
     if split not in SPLITS:
         raise ValueError(f"tfds_davis: expected split one of {sorted(SPLITS)}, got {split!r}")
     if resolution not in CONFIGS:
         raise ValueError(f"tfds_davis: expected resolution one of {CONFIGS}, got {resolution!r}")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import tensorflow_datasets as tfds
 
     builder = _builder(dir, resolution, download)

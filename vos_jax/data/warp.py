@@ -5,7 +5,7 @@ first training stage of STM (Oh et al., ICCV 2019, sec. 3.4), and vary videos in
 are the config's; the paper names the operations but not their ranges.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -31,6 +31,11 @@ class Warp:
     shift: float = 0.0
     elastic: float = 0.0
     colour: float = 0.0
+
+    @property
+    def changes(self) -> bool:
+        """Whether it does anything."""
+        return replace(self, zoom=tuple(self.zoom)) != Warp()
 
     def matrix(self, rng: np.random.Generator, crop: tuple[int, int]) -> np.ndarray:
         """A random map [2, 3] from places (x, y) in the crop to places in the unwarped crop."""

@@ -61,7 +61,7 @@ def open_youtube_objects(dir: str, split: str = ALL, frames: str = "") -> list[V
 
     split: "all", or the name of a category. frames: root of the frames where they do not lie beside
     the labels; absolute, or relative to dir.
-    Errors: FileNotFoundError for a missing folder or frame; ValueError for an unknown split or a
+    Raises FileNotFoundError for a missing folder or frame; ValueError for an unknown split or a
     category without labels.
     """
     if split not in (ALL, *CATEGORIES):

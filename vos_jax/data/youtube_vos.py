@@ -41,7 +41,7 @@ def open_youtube_vos(
     object or that have a mask. "masks": the same frames without their images, which need not be
     there (to score results nothing else is read). meta: another file in place of meta.json, e.g.
     one that lists a part of the training videos; absolute, or relative to the split's folder.
-    Errors: FileNotFoundError for a missing folder, meta.json or frame; ValueError for a meta.json
+    Raises FileNotFoundError for a missing folder, meta.json or frame; ValueError for a meta.json
     that is not one, or an object whose first frame has no mask.
     """
     if frames not in FRAMES:
@@ -67,7 +67,7 @@ def read_categories(path: epath.PathLike) -> frozenset[str]:
     """Names of categories: a text file with one a line, a JSON list, or those of a meta.json.
 
     The seen categories of YouTube-VOS are those of its training videos: train/meta.json lists them.
-    Errors: FileNotFoundError, and ValueError for a file that names none.
+    Raises FileNotFoundError, and ValueError for a file that names none.
     """
     path = epath.Path(path)
     if not path.is_file():

@@ -10,29 +10,33 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from vos_jax.data.clip import VOID
 from vos_jax.data.masks import davis_palette
-from vos_jax.inference.writers import FrameResult, Writer, empty_folder, new_file
+from vos_jax.inference.writers import FrameResult, Writer, new_file, prepare_folder
 
+OPACITY = 0.5  # of an object's colour
+FPS = 24
 GIF_WIDTH = 480
 GIF_FRAMES = 240
 
 
-def overlay(frame: np.ndarray, labels: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+def overlay(frame: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Colour the objects of a frame with the DAVIS palette and draw their outlines.
 
+    The colour is half transparent; the outline, 1 pixel wide, is opaque.
+
     Args:
-      frame: uint8 [H, W, 3] RGB.
-      labels: integer [H, W], 0 background; 255 (void) is left uncoloured.
-      alpha: opacity of the colour in [0, 1]; the outline, 1 pixel wide, is opaque.
+        frame: uint8 [H, W, 3] RGB.
+        labels: integer [H, W], 0 background; 255 (void) is left uncoloured.
 
     Returns:
-      uint8 [H, W, 3] RGB.
+        uint8 [H, W, 3] RGB.
     """
-    labels = np.where(labels == 255, 0, labels).astype(np.uint8)
+    labels = np.where(labels == VOID, 0, labels).astype(np.uint8)
     inside = labels > 0
     colours = np.asarray(davis_palette(), np.uint8)[labels]
     painted = frame.copy()
-    blend = (1 - alpha) * frame[inside] + alpha * colours[inside]
+    blend = (1 - OPACITY) * frame[inside] + OPACITY * colours[inside]
     painted[inside] = np.rint(blend).astype(np.uint8)
     border = _inner_border(labels) & inside
     painted[border] = colours[border]
@@ -46,13 +50,11 @@ class OverlayWriter(Writer):
     frames; longer videos keep every second, fourth, ... frame. No ending: a folder of PNG files.
 
     Raises:
-      ValueError: another ending, or this OpenCV cannot write MPEG-4.
-      FileExistsError: the target exists and `overwrite` is not set.
+        ValueError: another ending, or this OpenCV cannot write MPEG-4.
+        FileExistsError: the target exists and `overwrite` is not set.
     """
 
-    def __init__(
-        self, path: epath.PathLike, fps: float = 24, alpha: float = 0.5, overwrite: bool = False
-    ):
+    def __init__(self, path: epath.PathLike, overwrite: bool = False):
         kinds = {".mp4": _Mp4, ".gif": _Gif, "": _PngFolder}
         ending = epath.Path(path).suffix.lower()
         if ending not in kinds:
@@ -60,20 +62,18 @@ class OverlayWriter(Writer):
                 f"{path}: overlays are written as .mp4, .gif or to a folder of PNG files (a name "
                 f"without ending), found the ending {ending!r}"
             )
-        self._alpha = alpha
-        self._target = kinds[ending](path, fps, overwrite)
+        self._target = kinds[ending](path, overwrite)
 
     def write(self, result: FrameResult) -> None:
-        painted = overlay(result.frame, result.labels, self._alpha)
-        self._target.add(result.stem, painted)
+        self._target.add(result.stem, overlay(result.frame, result.labels))
 
     def close(self) -> None:
         self._target.close()
 
 
 class _PngFolder:
-    def __init__(self, path: epath.PathLike, fps: float, overwrite: bool):
-        self._folder = empty_folder(path, overwrite)
+    def __init__(self, path: epath.PathLike, overwrite: bool):
+        self._folder = prepare_folder(path, overwrite)
 
     def add(self, stem: str, image: np.ndarray) -> None:
         with (self._folder / f"{stem}.png").open("wb") as file:
@@ -86,9 +86,8 @@ class _PngFolder:
 class _Gif:
     """Keeps small palette images until the end, since a GIF is saved in one go."""
 
-    def __init__(self, path: epath.PathLike, fps: float, overwrite: bool):
+    def __init__(self, path: epath.PathLike, overwrite: bool):
         self._path = new_file(path, overwrite)
-        self._milliseconds = 1000 / fps
         self._images: list[Image.Image] = []
         self._count, self._stride = 0, 1
 
@@ -112,7 +111,7 @@ class _Gif:
                 save_all=True,
                 append_images=rest,
                 # Viewers slow down anything below 20 ms.
-                duration=max(20, round(self._milliseconds * self._stride)),
+                duration=max(20, round(1000 / FPS * self._stride)),
                 loop=0,
             )
         self._images = []
@@ -121,9 +120,8 @@ class _Gif:
 class _Mp4:
     """OpenCV writes local files only, so a remote target is copied at the end."""
 
-    def __init__(self, path: epath.PathLike, fps: float, overwrite: bool):
+    def __init__(self, path: epath.PathLike, overwrite: bool):
         self._path = new_file(path, overwrite)
-        self._fps = fps
         remote = "://" in os.fspath(self._path)
         self._scratch = tempfile.TemporaryDirectory() if remote else None
         self._local = Path(self._scratch.name) / "overlay.mp4" if remote else Path(self._path)
@@ -148,7 +146,7 @@ class _Mp4:
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         codec = cv2.VideoWriter_fourcc(*"mp4v")
-        video = cv2.VideoWriter(str(self._local), codec, self._fps, (width, height))
+        video = cv2.VideoWriter(str(self._local), codec, FPS, (width, height))
         if not video.isOpened():
             raise ValueError(
                 f"{self._path}: this OpenCV build cannot write MPEG-4 video; name a .gif or a "

@@ -1,4 +1,4 @@
-"""Zips of label maps for the benchmark servers, verified before anything is written.
+"""Zips of label maps for evaluation servers, verified before anything is written.
 
     DAVIS 2017 test-dev and test-challenge      <sequence>/<frame>.png
     YouTube-VOS valid and test                  Annotations/<video>/<frame>.png
@@ -43,7 +43,7 @@ from vos_jax.inference.writers import new_file
 
 DAVIS_SPLITS = {"davis2017-test-dev": "test-dev", "davis2017-test-challenge": "test-challenge"}
 YOUTUBE_VOS = "youtube-vos"
-BENCHMARKS = (*DAVIS_SPLITS, YOUTUBE_VOS)
+SERVERS = (*DAVIS_SPLITS, YOUTUBE_VOS)
 YOUTUBE_SPLITS = ("valid", "test")
 
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal masks give equal zips
@@ -53,7 +53,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip can hold: equal masks give
 class Submission:
     """A zip that was written: where, how large, and what went in and stayed out."""
 
-    benchmark: str
+    server: str
     path: str
     bytes: int
     checked: Sequence[Checked]
@@ -61,7 +61,7 @@ class Submission:
     @property
     def names(self) -> list[str]:
         """The files of the zip, sorted."""
-        return _names(self.benchmark, self.checked)
+        return _names(self.server, self.checked)
 
     def report(self) -> str:
         """The summary in a few lines."""
@@ -70,7 +70,7 @@ class Submission:
         others = sum(one.others for one in self.checked)
         frames = len(self.names)
         lines = [
-            f"{self.benchmark}: {len(self.checked)} sequences, {frames} frames,"
+            f"{self.server}: {len(self.checked)} sequences, {frames} frames,"
             f" {self.bytes / 1e6:.2f} MB -> {self.path}",
             f"copied as they are: {frames - anew.total()} masks",
             f"re-written as palette PNG with the DAVIS colours: {anew.total()} masks"
@@ -82,72 +82,70 @@ class Submission:
 
 
 def write_submission(
-    benchmark: str,
+    server: str,
     pred: epath.PathLike,
     out: epath.PathLike,
     expected: Sequence[Expected],
     *,
     overwrite: bool = False,
-    quiet: bool = False,
 ) -> Submission:
-    """Verify the label maps of a benchmark and write them as the zip its server takes.
+    """Verify label maps and write them as the zip that a server takes.
 
     All masks are looked at before the first byte is written, one sequence after the other; the
     zip grows in a temporary file beside `out` and is moved there when it is complete. Its bytes
     depend on the masks only.
 
     Args:
-      benchmark: one of `BENCHMARKS`.
-      pred: folder of <sequence>/<frame>.png.
-      out: the zip; may be remote, like `pred`.
-      expected: of `expected_sequences`.
-      overwrite: allow `out` to be replaced.
-      quiet: no progress bars.
+        server: one of `SERVERS`.
+        pred: folder of <sequence>/<frame>.png.
+        out: the zip; may be remote, like `pred`.
+        expected: of `expected_sequences`.
+        overwrite: allow `out` to be replaced.
 
     Raises:
-      ValueError: something a server would refuse or misread; the message lists all of it.
-      FileNotFoundError: `pred` is no folder. FileExistsError: `out` exists.
+        ValueError: something a server would refuse or misread; the message lists all of it.
+        FileNotFoundError: `pred` is no folder. FileExistsError: `out` exists.
     """
     out = new_file(out, overwrite)
-    checked = verify(pred, expected, allow_unlisted=benchmark == YOUTUBE_VOS, quiet=quiet)
+    checked = verify(pred, expected, allow_unlisted=server == YOUTUBE_VOS)
     checked.sort(key=lambda one: f"{one.expected.name}/")  # the order of the names in the zip
-    names = _names(benchmark, checked)
+    names = _names(server, checked)
     part = out.parent / f"{out.name}.part-{uuid.uuid4().hex[:8]}"
     try:
-        _write_zip(part, names, _contents(checked, quiet))
+        _write_zip(part, names, _contents(checked))
         _check_names(part, names)
         new_file(out, overwrite)  # nobody wrote it meanwhile
         part.replace(out)
     finally:
         part.unlink(missing_ok=True)
-    return Submission(benchmark, os.fspath(out), out.stat().length, checked)
+    return Submission(server, os.fspath(out), out.stat().length, checked)
 
 
 def expected_sequences(
-    benchmark: str, data: epath.PathLike, split: str = "valid", meta: epath.PathLike | None = None
+    server: str, data: epath.PathLike, split: str = "valid", meta: epath.PathLike | None = None
 ) -> list[Expected]:
-    """What the server of a benchmark wants, from the data set's own lists.
+    """What a server wants, from the data set's own lists.
 
     Args:
-      benchmark: one of `BENCHMARKS`.
-      data: root of the data set in its official layout; DAVIS is taken at 480p.
-      split, meta: of YouTube-VOS, which of `YOUTUBE_SPLITS`, and another list than
-        <data>/<split>/meta.json.
+        server: one of `SERVERS`.
+        data: root of the data set in its official layout; DAVIS is taken at 480p.
+        split, meta: of YouTube-VOS, which of `YOUTUBE_SPLITS`, and another list than
+            <data>/<split>/meta.json.
 
     Raises FileNotFoundError and ValueError where the data set is incomplete, and ValueError for
-    an unknown benchmark.
+    an unknown server.
     """
-    if benchmark in DAVIS_SPLITS:
-        videos = open_davis(os.fspath(data), DAVIS_SPLITS[benchmark])
+    if server in DAVIS_SPLITS:
+        videos = open_davis(os.fspath(data), DAVIS_SPLITS[server])
         listed = [set(video.frame_names) for video in videos]
-    elif benchmark == YOUTUBE_VOS:
+    elif server == YOUTUBE_VOS:
         source = epath.Path(meta) if meta else epath.Path(data) / split / "meta.json"
         source = epath.Path(Path.cwd()) / source  # the reader would look in the split's folder
         videos = open_youtube_vos(os.fspath(data), split, frames="annotated", meta=source)
         objects = json.loads(source.read_text())["videos"]
         listed = [_listed_frames(objects[video.name]) for video in videos]
     else:
-        raise ValueError(f"expected a benchmark out of {', '.join(BENCHMARKS)}, got {benchmark!r}")
+        raise ValueError(f"expected one of {', '.join(SERVERS)}, got {server!r}")
     with ThreadPoolExecutor(THREADS) as pool:  # the size may need an image of every video
         found = list(pool.map(_expected, videos, listed))
     return [one for one in found if one.frames]
@@ -166,8 +164,8 @@ def _expected(video: Video, listed: set[str]) -> Expected:
     return Expected(video.name, frames, tuple(video.original_size), first)
 
 
-def _names(benchmark: str, checked: Sequence[Checked]) -> list[str]:
-    top = "Annotations/" if benchmark == YOUTUBE_VOS else ""
+def _names(server: str, checked: Sequence[Checked]) -> list[str]:
+    top = "Annotations/" if server == YOUTUBE_VOS else ""
     return [f"{top}{one.expected.name}/{file}" for one in checked for file in _files(one)]
 
 
@@ -175,10 +173,10 @@ def _files(one: Checked) -> list[str]:
     return sorted(f"{stem}.png" for stem in one.expected.frames)
 
 
-def _contents(checked: Sequence[Checked], quiet: bool) -> Iterator[bytes]:
+def _contents(checked: Sequence[Checked]) -> Iterator[bytes]:
     """The files in the order of `_names`; read ahead by at most one sequence."""
     with ThreadPoolExecutor(THREADS) as pool, tempfile.TemporaryDirectory() as scratch:
-        for one in tqdm(checked, desc="write", unit="sequence", disable=quiet or None):
+        for one in tqdm(checked, desc="write", unit="sequence", disable=None):
             yield from pool.map(partial(_content, one, Path(scratch)), _files(one))
 
 

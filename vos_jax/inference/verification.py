@@ -1,4 +1,4 @@
-"""Looking at the label maps of a whole benchmark before they are handed in.
+"""Looking at the label maps of a whole data set before they are handed in.
 
 Everything that a server would refuse, or silently misread, is found in one pass and listed: by
 sequence, by kind, with file, expectation and fix. One mask per thread is in memory.
@@ -69,15 +69,13 @@ def verify(
     expected: Sequence[Expected],
     *,
     allow_unlisted: bool = False,
-    quiet: bool = False,
 ) -> list[Checked]:
-    """Look at every mask of a benchmark's results.
+    """Look at every mask of the results for a data set.
 
     Args:
-      pred: folder of <sequence>/<frame>.png; may be remote.
-      expected: one for each sequence that must be there.
-      allow_unlisted: masks of further frames are fine; they are counted and not looked at.
-      quiet: no progress bar.
+        pred: folder of <sequence>/<frame>.png; may be remote.
+        expected: one for each sequence that must be there.
+        allow_unlisted: masks of further frames are fine; they are counted and not looked at.
 
     Returns one `Checked` per sequence, all without problems. Raises FileNotFoundError where `pred`
     is no folder, ValueError with all that is wrong: missing and extra sequences and frames, wrong
@@ -91,7 +89,7 @@ def verify(
     problems = _sequence_problems(pred, folders, expected)
     checked = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for one in tqdm(expected, desc="verify", unit="sequence", disable=quiet or None):
+        for one in tqdm(expected, desc="verify", unit="sequence", disable=None):
             if one.name in folders:
                 checked.append(_check(folders[one.name], one, allow_unlisted, pool))
                 if checked[-1].problems:
@@ -123,7 +121,7 @@ def _sequence_problems(
         fix = "remove it, or choose the right --benchmark, --split or --meta"
         if name in around:
             fix = "give the folder that holds the sequences itself"
-        text = f"{folders[name]}: not one of the {len(wanted)} sequences of the benchmark; {fix}"
+        text = f"{folders[name]}: not one of the {len(wanted)} sequences of the data set; {fix}"
         problems[name] = [Problem("extra sequence", text)]
     return problems
 

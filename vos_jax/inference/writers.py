@@ -64,7 +64,7 @@ class MaskWriter(Writer):
     """
 
     def __init__(self, folder: epath.PathLike, overwrite: bool = False):
-        self._folder = empty_folder(folder, overwrite)
+        self._folder = prepare_folder(folder, overwrite)
 
     def write(self, result: FrameResult) -> None:
         write_mask(self._folder / f"{result.stem}.png", result.labels)
@@ -77,12 +77,12 @@ class MapWriter(Writer):
     frames before its object appears. Raises as `MaskWriter`.
 
     Args:
-      folder: where the files go.
-      ids: all objects of the video, also those that appear later.
+        folder: where the files go.
+        ids: all objects of the video, also those that appear later.
     """
 
     def __init__(self, folder: epath.PathLike, ids: Sequence[int], overwrite: bool = False):
-        self._folder = empty_folder(folder, overwrite)
+        self._folder = prepare_folder(folder, overwrite)
         self._ids = _ascending(ids)
 
     def write(self, result: FrameResult) -> None:
@@ -98,14 +98,14 @@ class ProbabilityWriter(Writer):
     before its object appears.
 
     Args:
-      path: the .npz file.
-      ids: all objects of the video, also those that appear later.
-      num_frames: T, used to foresee the size, or None where a video file does not tell it.
-      size: (H, W) of the frames.
+        path: the .npz file.
+        ids: all objects of the video, also those that appear later.
+        num_frames: T, used to foresee the size, or None where a video file does not tell it.
+        size: (H, W) of the frames.
 
     Raises:
-      ValueError: the file would exceed 2 GB; the message offers one file per frame.
-      FileExistsError: the file exists and `overwrite` is not set.
+        ValueError: the file would exceed 2 GB; the message offers one file per frame.
+        FileExistsError: the file exists and `overwrite` is not set.
     """
 
     def __init__(
@@ -168,11 +168,11 @@ def all_channels(result: FrameResult, ids: np.ndarray) -> np.ndarray:
     """Probabilities of a frame with one channel per id of the whole video.
 
     Args:
-      result: with `ids` and `probabilities`.
-      ids: int [K] ascending ids of the video.
+        result: with `ids` and `probabilities`.
+        ids: int [K] ascending ids of the video.
 
     Returns:
-      float32 [K + 1, H, W]: background, then `ids` in order; 0 for objects not seen so far.
+        float32 [K + 1, H, W]: background, then `ids` in order; 0 for objects not seen so far.
     """
     known = result.probabilities()
     unexpected = sorted(set(result.ids) - set(ids.tolist()))
@@ -187,8 +187,11 @@ def all_channels(result: FrameResult, ids: np.ndarray) -> np.ndarray:
     return channels
 
 
-def empty_folder(folder: epath.PathLike, overwrite: bool = False) -> epath.Path:
-    """Create `folder`; FileExistsError if it holds anything and `overwrite` is not set."""
+def prepare_folder(folder: epath.PathLike, overwrite: bool = False) -> epath.Path:
+    """`folder`, created where it is missing; what it holds stays.
+
+    Raises FileExistsError if it holds anything and `overwrite` is not set, or if it is a file.
+    """
     folder = epath.Path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, expected a folder to write to")

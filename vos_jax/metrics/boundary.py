@@ -23,10 +23,10 @@ def boundary_accuracy(
     """F of one object in one frame, a float in [0, 1].
 
     Args:
-      gt: [H, W] the true mask, non-zero inside.
-      pred: [H, W] the predicted mask, non-zero inside.
-      void: [H, W] pixels set to background in both masks first, or None.
-      tolerance: fraction of the image diagonal when below 1, else pixels.
+        gt: [H, W] the true mask, non-zero inside.
+        pred: [H, W] the predicted mask, non-zero inside.
+        void: [H, W] pixels set to background in both masks first, or None.
+        tolerance: fraction of the image diagonal when below 1, else pixels.
     """
     gt, pred = as_masks(gt, pred, void)
     radius = boundary_radius(gt.shape, tolerance)

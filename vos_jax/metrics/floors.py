@@ -1,14 +1,14 @@
 """Two floors that a segmentation model must clear: copying masks and RGB nearest neighbour.
 
-Both work frame by frame with the interface of the streaming segmenter, `step(frame, masks)`, so
-that a comparison hands the same frames and given masks to them as to a model. Nothing is learned
+Both work frame by frame with the interface of the streaming segmenter, `step(frame, labels)`, so
+that a comparison hands the same frames and given labels to them as to a model. Nothing is learned
 and everything is exact, which makes them a measure of how hard a set of clips is.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy.spatial import cKDTree
+
+from vos_jax.data.clip import object_ids
 
 _COLOURS = 256**3
 
@@ -19,12 +19,12 @@ class CopyMask:
     def __init__(self) -> None:
         self._labels: np.ndarray | None = None
 
-    def step(self, frame: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
-        """Label map uint8 [H, W] of a frame [H, W, 3]; `masks` uint8 [H, W] or None."""
+    def step(self, frame: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """Label map uint8 [H, W] of a frame [H, W, 3]; labels: given with it, likewise, or None."""
         if self._labels is None:
             self._labels = np.zeros(frame.shape[:2], np.uint8)
-        if masks is not None:
-            self._labels = paste(self._labels, masks)
+        if labels is not None:
+            self._labels = paste(self._labels, labels)
         return self._labels.copy()
 
 
@@ -42,29 +42,29 @@ class NearestColour:
         self._known = np.zeros(_COLOURS, bool)
         self._answer = np.zeros(_COLOURS, np.uint8)
 
-    def step(self, frame: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
-        """Label map uint8 [H, W] for a frame uint8 [H, W, 3]; before any mask is given all zero."""
+    def step(self, frame: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
+        """Label map uint8 [H, W] of a frame uint8 [H, W, 3]; before any label is given all zero."""
         codes = _colour_codes(frame)
-        if masks is not None:
-            self._learn(codes, masks)
+        if labels is not None:
+            self._learn(codes, labels)
         if not self._samples:
             return np.zeros(codes.shape, np.uint8)
         fresh = np.unique(codes[~self._known[codes]])
         if fresh.size:
             self._answer[fresh] = self._search(fresh)
             self._known[fresh] = True
-        labels = self._answer[codes]
-        return labels if masks is None else paste(labels, masks)
+        found = self._answer[codes]
+        return found if labels is None else paste(found, labels)
 
-    def _learn(self, codes: np.ndarray, masks: np.ndarray) -> None:
-        first = not self._samples
-        for label in np.unique(masks):
-            if (label == 0 and not first) or label == 255:
-                continue
-            seen = np.unique(codes[masks == label])
-            seen = np.union1d(self._samples.get(int(label), seen), seen)
-            self._samples[int(label)] = seen
-            self._trees[int(label)] = cKDTree(_rgb(seen))
+    def _learn(self, codes: np.ndarray, labels: np.ndarray) -> None:
+        taught = object_ids(labels)
+        if not self._samples and (labels == 0).any():
+            taught.append(0)
+        for label in taught:
+            seen = np.unique(codes[labels == label])
+            seen = np.union1d(self._samples.get(label, seen), seen)
+            self._samples[label] = seen
+            self._trees[label] = cKDTree(_rgb(seen))
         self._known[:] = False
 
     def _search(self, codes: np.ndarray) -> np.ndarray:
@@ -81,26 +81,16 @@ class NearestColour:
         return answer
 
 
-def copy_first_mask(clip) -> np.ndarray:
-    """`CopyMask` over a whole Clip: uint8 [T, H, W]."""
-    return np.stack(list(_over_clip(CopyMask(), clip)))
-
-
-def rgb_nearest_neighbour(clip) -> np.ndarray:
-    """`NearestColour` over a whole Clip: uint8 [T, H, W]."""
-    return np.stack(list(_over_clip(NearestColour(), clip)))
-
-
 def given_labels(mask: np.ndarray, ids: np.ndarray, given: np.ndarray) -> np.ndarray | None:
     """The part of a frame's mask that is handed out.
 
     Args:
-      mask: uint8 [H, W] full annotation of the frame.
-      ids: int [K] the video's object ids.
-      given: bool [K] which of them are given at this frame.
+        mask: uint8 [H, W] full annotation of the frame.
+        ids: int [K] the video's object ids.
+        given: bool [K] which of them are given at this frame.
 
     Returns:
-      uint8 [H, W] with only the given ids, or None when none is given.
+        uint8 [H, W] with only the given ids, or None when none is given.
     """
     if not np.any(given):
         return None
@@ -110,16 +100,11 @@ def given_labels(mask: np.ndarray, ids: np.ndarray, given: np.ndarray) -> np.nda
     return table[mask]
 
 
-def paste(labels: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """`labels` uint8 [H, W] with the objects of `masks` moved to where `masks` has them."""
+def paste(labels: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """`labels` uint8 [H, W] with the objects of `given`, likewise, moved to where that has them."""
     table = np.arange(256, dtype=np.uint8)
-    table[np.unique(masks)] = 0
-    return np.where(masks > 0, masks, table[labels]).astype(np.uint8)
-
-
-def _over_clip(floor: CopyMask | NearestColour, clip) -> Iterator[np.ndarray]:
-    for t, frame in enumerate(clip.frames):
-        yield floor.step(frame, given_labels(clip.masks[t], clip.ids, clip.given[t]))
+    table[np.unique(given)] = 0
+    return np.where(given > 0, given, table[labels]).astype(np.uint8)
 
 
 def _colour_codes(frame: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from vos_jax.metrics.boundary import (
-    TOLERANCE,
     boundary_map,
     boundary_radius,
     dilate,
@@ -26,27 +25,25 @@ def frame_scores(
     pred_labels: np.ndarray,
     ids: Sequence[int],
     void: np.ndarray | None = None,
-    tolerance: float = TOLERANCE,
     boundaries: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """J and F of every object of one frame.
 
     Args:
-      gt_labels: [H, W] integer label map; 255 belongs to no object.
-      pred_labels: [H, W] integer label map.
-      ids: [K] the labels to score, each 1..254.
-      void: [H, W] non-zero where pixels do not count. None scores the semi-supervised way, where
-        void pixels of the ground truth are background.
-      tolerance: of the boundary measure, see `boundary_radius`.
-      boundaries: False leaves F out (NaN), which is most of the work.
+        gt_labels: [H, W] integer label map; 255 belongs to no object.
+        pred_labels: [H, W] integer label map.
+        ids: [K] the labels to score, each 1..254.
+        void: [H, W] non-zero where pixels do not count. None scores the semi-supervised way, where
+            void pixels of the ground truth are background.
+        boundaries: False leaves F out (NaN), which is most of the work.
 
     Returns:
-      J [K] and F [K], float64 in [0, 1].
+        J [K] and F [K], float64 in [0, 1].
     """
     gt_labels, pred_labels = np.asarray(gt_labels), np.asarray(pred_labels)
     check_same_shape(gt_labels, pred_labels, void)
     check_ids(ids)
-    radius = boundary_radius(gt_labels.shape, tolerance)
+    radius = boundary_radius(gt_labels.shape)
     keep = None if void is None else np.asarray(void) == 0
     j, f = np.ones(len(ids)), np.full(len(ids), 1.0 if boundaries else np.nan)
     for k, label in enumerate(ids):
@@ -68,7 +65,6 @@ def pair_scores(
     gt_ids: Sequence[int],
     pred_ids: Sequence[int],
     void: np.ndarray | None = None,
-    tolerance: float = TOLERANCE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """J and F of every pair of a predicted and a true mask of one frame, for matching them.
 
@@ -89,7 +85,7 @@ def pair_scores(
     union = counts[pred_ids].sum(axis=1)[:, None] + counts[:, gt_ids].sum(axis=0) - shared
     j = np.where(union > 0, shared / np.maximum(union, 1), 1.0)
 
-    kernel = disk(boundary_radius(gt_labels.shape, tolerance))
+    kernel = disk(boundary_radius(gt_labels.shape))
     gt_outlines, gt_zones = _outlines(gt_labels, gt_ids, kernel)
     pred_outlines, pred_zones = _outlines(pred_labels, pred_ids, kernel)
     precision = np.array([_hit_rates(outline, gt_zones) for outline in pred_outlines])

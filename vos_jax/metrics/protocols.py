@@ -1,4 +1,4 @@
-"""What benchmarks count: one `Protocol` for each way of scoring results against annotations.
+"""What is counted, and how: one `Protocol` for each way of scoring results against annotations.
 
 Which frames count is settled by the data set's reader (`Video.scored`): a protocol says what is
 compared in them, how void pixels are treated and how objects are averaged.
@@ -49,7 +49,7 @@ class Protocol:
         return metric_names(self.measures, self.average)
 
     def metrics(self, objects: Sequence[ObjectScores]) -> dict[str, float]:
-        """The benchmark's numbers; see `dataset_metrics` for errors."""
+        """The numbers a table reports; see `dataset_metrics` for errors."""
         return dataset_metrics(objects, self.average, self.seen)
 
     def measures_of(self, sequence: str) -> tuple[str, ...]:
@@ -97,9 +97,9 @@ def get_protocol(
     temporal: str = "none",
     seen: Collection[str] | None = None,
 ) -> Protocol:
-    """A benchmark's protocol, with its options.
+    """The protocol of a data set, with its options.
 
-    average: another one than the benchmark's: "frames" (fbms), "sequences" (youtube-objects,
+    average: another one than the usual: "frames" (fbms), "sequences" (youtube-objects,
     segtrack; the objects of a sequence are merged into one). temporal: measure T too (davis2016),
     in the "official" sequences or in "all". seen: names of the seen categories (youtube-vos).
     Raises ValueError for an unknown name or an option that does not go with the protocol.

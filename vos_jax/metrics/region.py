@@ -11,9 +11,9 @@ def region_similarity(gt: np.ndarray, pred: np.ndarray, void: np.ndarray | None 
     """J = |G & S & ~V| / |(G | S) & ~V| of one object in one frame, a float in [0, 1].
 
     Args:
-      gt: [H, W] the true mask, non-zero inside.
-      pred: [H, W] the predicted mask, non-zero inside.
-      void: [H, W] pixels that do not count, or None.
+        gt: [H, W] the true mask, non-zero inside.
+        pred: [H, W] the predicted mask, non-zero inside.
+        void: [H, W] pixels that do not count, or None.
 
     Two empty masks agree: an empty union gives 1.
     """

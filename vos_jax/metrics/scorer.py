@@ -13,7 +13,7 @@ from vos_jax.data.clip import VOID, Video
 from vos_jax.metrics.frame import frame_scores, pair_scores
 from vos_jax.metrics.protocols import Protocol
 from vos_jax.metrics.scores import ObjectScores
-from vos_jax.metrics.temporal import TemporalStability
+from vos_jax.metrics.temporal.stability import TemporalStability
 
 
 class SequenceScorer:

@@ -1,4 +1,4 @@
-"""Per-frame scores of objects, and the averages that benchmarks report of them.
+"""Per-frame scores of objects, and the averages that data sets report of them.
 
 Measures: J region similarity and F boundary accuracy in [0, 1]; T temporal instability, lower is
 better (DAVIS 2016); E wrong pixels per frame (SegTrack v1). Averages:

@@ -4,6 +4,8 @@ File names and layouts are those of davis2017-evaluation, for other protocols wi
 their measures. scores.json repeats the numbers in full precision, with what was counted and how.
 """
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +16,7 @@ from etils import epath
 from vos_jax.metrics.protocols import Protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores, dataset_metrics, group_by, sequence_metrics
+from vos_jax.metrics.text_table import format_table
 
 GROUPINGS = ("objects", "category")
 
@@ -30,12 +33,7 @@ def per_sequence_csv(protocol: Protocol, objects: Sequence[ObjectScores]) -> str
     Where proposals were matched, the official code lists a sequence's matched proposals in order
     and numbers them from 1: row <sequence>_<k> need not be object k. scores.json is by object.
     """
-    columns = [f"{measure}-Mean" for measure in protocol.measures]
-    rows = [
-        (name, *(_three(scores.metrics[column]) for column in columns))
-        for name, scores in _official_rows(objects)
-    ]
-    return _csv([("Sequence", *columns), *rows])
+    return _csv(_object_rows(protocol, objects))
 
 
 def scores_json(
@@ -106,7 +104,7 @@ def sequence_table(protocol: Protocol, methods: Mapping[str, Sequence[ObjectScor
 
 def object_table(protocol: Protocol, objects: Sequence[ObjectScores]) -> str:
     """The rows of the per-sequence file, aligned."""
-    return format_table([line.split(",") for line in per_sequence_csv(protocol, objects).split()])
+    return format_table(_object_rows(protocol, objects))
 
 
 def grouped_table(protocol: Protocol, objects: Sequence[ObjectScores], by: str) -> str:
@@ -173,19 +171,18 @@ def statement(protocol: Protocol, settings: Mapping[str, Any]) -> str:
     )
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """Aligned text: the first row is the header, the first column is left-aligned."""
-    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [f"{row[0]:<{widths[0]}}"]
-        cells += [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+def _object_rows(protocol: Protocol, objects: Sequence[ObjectScores]) -> list[tuple[str, ...]]:
+    """Header and one row per object of the per-sequence file."""
+    columns = [f"{measure}-Mean" for measure in protocol.measures]
+    rows = [
+        (name, *(_three(scores.metrics[column]) for column in columns))
+        for name, scores in _named_rows(objects)
+    ]
+    return [("Sequence", *columns), *rows]
 
 
-def _official_rows(objects: Sequence[ObjectScores]) -> Iterable[tuple[str, ObjectScores]]:
+def _named_rows(objects: Sequence[ObjectScores]) -> Iterable[tuple[str, ObjectScores]]:
+    """The objects in the order of the per-sequence file, with their names in it."""
     for sequence, group in group_by(objects, lambda scores: scores.sequence).items():
         if group[0].proposal is None:
             yield from ((scores.name, scores) for scores in group)
@@ -212,7 +209,9 @@ def _without_nan(content: Any) -> Any:
 
 
 def _csv(rows: Iterable[Sequence[str]]) -> str:
-    return "".join(",".join(row) + "\n" for row in rows)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def _three(value: float) -> str:

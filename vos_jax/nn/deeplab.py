@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vos_jax.nn.images import imagenet_normalise, inception_normalise
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.norm import ConvNorm, SeparableConvNorm
 from vos_jax.nn.xception import Xception65
@@ -20,22 +21,12 @@ from vos_jax.ops.resize import resize_bilinear
 
 BACKBONES = ("xception_65", "mobilenet_v2")
 
-# torchvision's ImageNet statistics, of RGB in 0..1
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 def normalise(frames: jax.Array, backbone: str) -> jax.Array:
-    """RGB 0..255 (uint8 or float) [..., 3] -> the float32 input a backbone was trained on.
-
-    xception_65: [-1, 1]; mobilenet_v2: ImageNet mean and standard deviation removed.
-    """
-    frames = jnp.asarray(frames, jnp.float32)
-    if backbone == "xception_65":
-        return frames * (2 / 255) - 1
-    if backbone == "mobilenet_v2":
-        return (frames / 255 - jnp.asarray(_IMAGENET_MEAN)) / jnp.asarray(_IMAGENET_STD)
-    raise _unknown_backbone(backbone)
+    """RGB 0..255 (uint8 or float) [..., 3] -> the float32 input that this backbone expects."""
+    if backbone not in BACKBONES:
+        raise _unknown_backbone(backbone)
+    return (inception_normalise if backbone == "xception_65" else imagenet_normalise)(frames)
 
 
 def build_backbone(
@@ -53,10 +44,10 @@ class DeepLabV3Plus(nn.Module):
     """Backbone, ASPP and decoder; the result is the `features`-channel map at stride 4.
 
     features is the width of ASPP and decoder, low_level_features that of the projected low-level
-    map; width is the MobileNetV2 multiplier. frozen_backbone and frozen say whether the batch
+    map; width is the MobileNetV2 multiplier. backbone_norm_eval and norm_eval say whether the batch
     normalisations of the backbone and of the rest always use their running statistics, momentum
-    is that of the live ones. Dropout acts on concat_projection with train=True, frozen or not,
-    and needs the rng "dropout".
+    is that of the live ones. Dropout acts on concat_projection with train=True, whatever the norms
+    do, and needs the rng "dropout".
     """
 
     backbone: str = "xception_65"
@@ -66,8 +57,8 @@ class DeepLabV3Plus(nn.Module):
     width: float = 1.0
     rates: tuple[int, ...] = (6, 12, 18)  # at output stride 16
     dropout: float = 0.1
-    frozen_backbone: bool = True
-    frozen: bool = True
+    backbone_norm_eval: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9997
     dtype: Any = jnp.float32
 
@@ -78,7 +69,7 @@ class DeepLabV3Plus(nn.Module):
             self.backbone,
             self.output_stride,
             self.width,
-            frozen=self.frozen_backbone,
+            norm_eval=self.backbone_norm_eval,
             momentum=self.momentum,
             dtype=self.dtype,
             name="backbone",
@@ -92,7 +83,8 @@ class DeepLabV3Plus(nn.Module):
             features, name=name, kernel_init=nn.initializers.xavier_uniform(), **self._norm()
         )
 
-    def _separable(self, name: str, dilation: int = 1) -> SeparableConvNorm:
+    def _conv3x3(self, name: str, dilation: int = 1) -> nn.Module:
+        """A 3x3 convolution with its norm; here a separable one."""
         return SeparableConvNorm(
             self.features,
             dilation=dilation,
@@ -107,7 +99,7 @@ class DeepLabV3Plus(nn.Module):
             activation=nn.relu,
             epsilon=1e-5,
             momentum=self.momentum,
-            frozen=self.frozen,
+            norm_eval=self.norm_eval,
             dtype=self.dtype,
         )
 
@@ -121,7 +113,7 @@ class DeepLabV3Plus(nn.Module):
         ]
         for i, rate in enumerate(self.rates, start=1):
             dilation = rate * 16 // self.output_stride
-            branches.append(self._separable(f"aspp{i}", dilation)(x, train))
+            branches.append(self._conv3x3(f"aspp{i}", dilation)(x, train))
         x = jnp.concatenate(branches, axis=-1)
         x = self._conv(self.features, "concat_projection")(x, train)
         return nn.Dropout(self.dropout)(x, deterministic=not train)
@@ -131,8 +123,8 @@ class DeepLabV3Plus(nn.Module):
         low_level = self._conv(self.low_level_features, "feature_projection0")(low_level, train)
         x = resize_bilinear(x, low_level.shape[1:3]).astype(low_level.dtype)
         x = jnp.concatenate([x, low_level], axis=-1)
-        x = self._separable("decoder_conv0")(x, train)
-        return self._separable("decoder_conv1")(x, train)
+        x = self._conv3x3("decoder_conv0")(x, train)
+        return self._conv3x3("decoder_conv1")(x, train)
 
 
 def _unknown_backbone(name: str) -> ValueError:

@@ -16,8 +16,8 @@ from flax import struct
 
 from vos_jax.nn.deeplab import DeepLabV3Plus
 from vos_jax.nn.merging_conv import MergingConv
-from vos_jax.nn.mobilenet_v2_padded import PaddedMobileNetV2
-from vos_jax.nn.norm import ConvNorm
+from vos_jax.nn.mobilenet_v2 import MobileNetV2
+from vos_jax.nn.norm import BatchNorm, ConvNorm
 from vos_jax.nn.resnet import ResNet
 
 BACKBONES = ("resnet101", "mobilenet_v2")
@@ -50,16 +50,21 @@ class MultiGridResNet(ResNet):
         ]
 
 
-class Merge(ConvNorm):
-    """ConvNorm of a pair (coarse, fine): the coarse map enlarged, the fine one beside it."""
+class MergingConvNorm(nn.Module):
+    """3x3 MergingConv, BatchNorm, ReLU. Parameters as in ConvNorm."""
 
-    kernel: int = 3
+    features: int
+    epsilon: float
+    momentum: float
+    norm_eval: bool
+    dtype: Any
 
-    def _convolve(self, maps: tuple[jax.Array, jax.Array]) -> jax.Array:
-        conv = MergingConv(
-            self.features, self.kernel, "bilinear", self.kernel_init, self.dtype, name="conv"
-        )
-        return conv(*maps)
+    @nn.compact
+    def __call__(self, coarse: jax.Array, fine: jax.Array, train: bool = False) -> jax.Array:
+        """coarse [B, h, w, Ca], fine [B, H, W, Cb] -> [B, H, W, features]."""
+        conv = MergingConv(self.features, 3, "bilinear", _kernel_init, self.dtype, name="conv")
+        norm = BatchNorm(self.epsilon, self.momentum, self.norm_eval, self.dtype, name="norm")
+        return nn.relu(norm(conv(coarse, fine), train))
 
 
 class DenseDeepLabV3Plus(DeepLabV3Plus):
@@ -81,7 +86,10 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
     def _trunk(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The backbone's maps at stride 4, 8, 16."""
         shared = dict(
-            frozen=self.frozen_backbone, momentum=self.momentum, dtype=self.dtype, name="backbone"
+            norm_eval=self.backbone_norm_eval,
+            momentum=self.momentum,
+            dtype=self.dtype,
+            name="backbone",
         )
         if self.backbone == "resnet101":
             low_level, mid_level, _, high = MultiGridResNet(depth=101, output_stride=16, **shared)(
@@ -89,17 +97,19 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
             )
             return low_level, mid_level, high
         if self.backbone == "mobilenet_v2":
-            return PaddedMobileNetV2(width=self.width, **shared)(x, train)
+            # unlike torchvision's, its blocks pad before they expand
+            return MobileNetV2(width=self.width, pad_first=True, **shared)(x, train)
         raise ValueError(f"backbone: expected one of {BACKBONES}, found {self.backbone!r}")
 
     def _decode(self, x: jax.Array, low_level: jax.Array, train: bool) -> jax.Array:
         """ASPP output and low-level map merged at the latter's size, then refined."""
         low_level = self._conv(self.low_level_features, "feature_projection0")(low_level, train)
-        merge = Merge(self.features, kernel_init=_kernel_init, name="decoder_conv0", **self._norm())
-        x = merge((x, low_level), train)
-        return self._separable("decoder_conv1")(x, train)
+        norm = self._norm()
+        norm.pop("activation")
+        x = MergingConvNorm(self.features, name="decoder_conv0", **norm)(x, low_level, train)
+        return self._conv3x3("decoder_conv1")(x, train)
 
-    def _separable(self, name: str, dilation: int = 1) -> ConvNorm:
+    def _conv3x3(self, name: str, dilation: int = 1) -> nn.Module:
         """In this network nothing is separable."""
         return ConvNorm(
             self.features,

@@ -28,20 +28,21 @@ _STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+NUM_BLOCKS = sum(repeats for _, _, repeats, _ in _STAGES)
 _FINER = (3, 6)  # the last layers at stride 4 and 8
 
 
 def kernel_init(
-    frozen: bool, linear: bool = False, residual: bool = False
+    norm_eval: bool, linear: bool = False, residual: bool = False
 ) -> nn.initializers.Initializer:
     """How the kernel of a convolution with a norm begins; torchvision's way before a live norm.
 
-    A live norm gives its output unit variance whatever the kernel is. A frozen one with fresh
+    A live norm gives its output unit variance whatever the kernel is. One that keeps fresh
     statistics changes nothing, and with torchvision's kernels the network would pass on a millionth
     of its input: so kernels keep the variance themselves (linear: no activation follows), and the
     last one of a residual branch begins at zero, so that sums do not grow.
     """
-    if not frozen:
+    if not norm_eval:
         return nn.initializers.variance_scaling(2.0, "fan_out", "normal")
     if residual:
         return nn.initializers.zeros
@@ -51,7 +52,9 @@ def kernel_init(
 class InvertedResidual(nn.Module):
     """1x1 expansion, depthwise 3x3, linear 1x1 projection; identity sum where shapes allow it.
 
-    Submodules expand (absent at expansion 1), depthwise, project, each a ConvNorm.
+    Submodules expand (absent at expansion 1), depthwise, project, each a ConvNorm. pad_first: the
+    input is padded before it is expanded, so that the depthwise convolution sees the bias of the
+    expansion's norm beyond the border instead of zeros (jfzhang95/pytorch-deeplab-xception, CFBI).
     """
 
     features: int
@@ -59,7 +62,8 @@ class InvertedResidual(nn.Module):
     stride: int = 1
     dilation: int = 1
     residual: bool = False
-    frozen: bool = True
+    pad_first: bool = False
+    norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
@@ -69,12 +73,13 @@ class InvertedResidual(nn.Module):
         shared = dict(
             epsilon=EPSILON,
             momentum=self.momentum,
-            frozen=self.frozen,
+            norm_eval=self.norm_eval,
             dtype=self.dtype,
         )
-        first = dict(activation=nn.relu6, kernel_init=kernel_init(self.frozen), **shared)
+        first = dict(activation=nn.relu6, kernel_init=kernel_init(self.norm_eval), **shared)
         hidden = x.shape[-1] * self.expansion
-        y = x
+        border = (self.dilation, self.dilation) if self.pad_first else (0, 0)
+        y = jnp.pad(x, ((0, 0), border, border, (0, 0)))
         if self.expansion != 1:
             y = ConvNorm(hidden, name="expand", **first)(y, train)
         y = ConvNorm(
@@ -83,10 +88,11 @@ class InvertedResidual(nn.Module):
             strides=self.stride,
             dilation=self.dilation,
             groups=hidden,
+            padding=0 if self.pad_first else None,
             name="depthwise",
             **first,
         )(y, train)
-        last = kernel_init(self.frozen, linear=True, residual=self.residual)
+        last = kernel_init(self.norm_eval, linear=True, residual=self.residual)
         y = ConvNorm(self.features, kernel_init=last, name="project", **shared)(y, train)
         return x + y if self.residual else y
 
@@ -95,48 +101,63 @@ class MobileNetV2(nn.Module):
     """The backbone. width multiplies every channel count, rounded to multiples of 8.
 
     output_stride: 8, 16 or 32. last_conv adds features_18 (1280 channels), which the ImageNet
-    classifier reads and dense prediction does not.
+    classifier reads and dense prediction does not. pad_first: see InvertedResidual.
+
+    `stem` is the first convolution, `body` what comes after it.
     """
 
     output_stride: int = 16
     width: float = 1.0
     last_conv: bool = False
-    frozen: bool = True
+    pad_first: bool = False
+    norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, extra: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def setup(self):
+        if self.output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
+        shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
+        start = kernel_init(self.norm_eval)
+        ends = dict(activation=nn.relu6, epsilon=EPSILON, kernel_init=start, **shared)
+        size, channels = self.stem_kernel
+        self.features_0 = ConvNorm(channels, kernel=size, strides=2, **ends)
+        layers = _inverted_residuals(self.width, self.output_stride)
+        for i, layer in enumerate(layers, start=1):
+            block = InvertedResidual(**layer, pad_first=self.pad_first, **shared)
+            setattr(self, f"features_{i}", block)
+        if self.last_conv:
+            self.features_18 = ConvNorm(scaled_channels(1280, max(1.0, self.width)), **ends)
+
+    @property
+    def stem_kernel(self) -> tuple[int, int]:
+        """Side of the first convolution's kernel, and its channels; its stride is 2."""
+        return 3, scaled_channels(32, self.width)
+
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
         """x [B, H, W, 3], ImageNet mean and deviation removed -> three maps, the finest first.
 
         features_3 [B, ceil(H / 4), ceil(W / 4), 24 * width], features_6 at stride 8 with
         32 * width channels, and the last one, [B, ceil(H / output_stride),
-        ceil(W / output_stride), 320 * width (1280 with last_conv)]. extra [B * n, ceil(H / 2),
-        ceil(W / 2), 32 * width]: of features_0, see ConvNorm; the maps then have B * n rows.
+        ceil(W / output_stride), 320 * width (1280 with last_conv)].
         """
-        if self.output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
-        shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
-        start = kernel_init(self.frozen)
-        ends = dict(activation=nn.relu6, epsilon=EPSILON, kernel_init=start, **shared)
+        return self.body(self.stem(x), train)
 
-        channels = scaled(32, self.width)
-        first = ConvNorm(channels, kernel=3, strides=2, name="features_0", **ends)
-        x, maps = first(x, train, extra), []
-        layers = _inverted_residuals(self.width, self.output_stride)
-        for i, layer in enumerate(layers, start=1):
-            x = InvertedResidual(**layer, name=f"features_{i}", **shared)(x, train)
+    def stem(self, x: jax.Array) -> jax.Array:
+        """The first convolution, without its norm, [B, ceil(H / 2), ceil(W / 2), 32 * width]."""
+        return self.features_0.convolve(x)
+
+    def body(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The maps of what `stem` gave."""
+        x, maps = self.features_0.finish(x, train), []
+        for i in range(1, NUM_BLOCKS + 1):
+            x = getattr(self, f"features_{i}")(x, train)
             if i in _FINER:
                 maps.append(x)
-        if self.last_conv:
-            channels = scaled(1280, max(1.0, self.width))
-            x = ConvNorm(channels, name="features_18", **ends)(x, train)
-        return *maps, x
+        return *maps, self.features_18(x, train) if self.last_conv else x
 
 
-def scaled(channels: int, width: float) -> int:
+def scaled_channels(channels: int, width: float) -> int:
     """channels * width to the nearest multiple of 8, not more than 10 % below (as torchvision)."""
     wanted = channels * width
     rounded = max(8, int(wanted + 4) // 8 * 8)
@@ -150,10 +171,10 @@ def _inverted_residuals(width: float, output_stride: int) -> list[dict[str, Any]
     depthwise convolution (its own keeps the old one, so its weights see the same neighbours).
     """
     layers = []
-    channels, stride_so_far, dilation = scaled(32, width), 2, 1
+    channels, stride_so_far, dilation = scaled_channels(32, width), 2, 1
     for expansion, stage_channels, repeats, first_stride in _STAGES:
         for i in range(repeats):
-            features = scaled(stage_channels, width)
+            features = scaled_channels(stage_channels, width)
             stride = first_stride if i == 0 else 1
             # torchvision's rule, by the undilated stride, so that the same layers carry the sum.
             layer = dict(residual=stride == 1 and features == channels, dilation=dilation)

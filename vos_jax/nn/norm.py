@@ -1,7 +1,7 @@
 """Batch normalisation with frozen or live statistics, and the convolution blocks built on it.
 
 Deviations from flax.linen.BatchNorm: the running variance takes the unbiased batch variance, as
-PyTorch's does, and `frozen` keeps the running statistics in training too (scale and bias still
+PyTorch's does, and `norm_eval` keeps the running statistics in training too (scale and bias still
 train). Glossary: B batch, H W grid, C channels; features are [B, H, W, C].
 """
 
@@ -22,7 +22,7 @@ class BatchNorm(nn.Module):
 
     Parameters scale and bias, batch_stats mean and var, all [C] float32 whatever `dtype` is.
     `momentum` is the share of the old running statistics that stays (PyTorch's 1 - momentum).
-    frozen: always the running statistics. Live (not frozen) with train=True: the statistics of
+    norm_eval: always the running statistics. Live (otherwise) with train=True: the statistics of
     the batch, and the running ones move if "batch_stats" is mutable. Under jit with a batch
     sharded over devices these are the statistics of the global batch, not per device: a recipe
     tuned for per-device statistics sees a larger effective batch.
@@ -30,7 +30,7 @@ class BatchNorm(nn.Module):
 
     epsilon: float = 1e-5
     momentum: float = 0.9
-    frozen: bool = False
+    norm_eval: bool = False
     dtype: Any = jnp.float32
     scale_init: Initializer = nn.initializers.ones
 
@@ -46,7 +46,7 @@ class BatchNorm(nn.Module):
         mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
 
-        if self.frozen or not train:
+        if self.norm_eval or not train:
             used_mean, used_var = mean.value, var.value
         else:
             used_mean, used_var, unbiased = self._batch_statistics(x)
@@ -64,7 +64,8 @@ class BatchNorm(nn.Module):
         if count < 2:
             raise ValueError(
                 f"BatchNorm {'/'.join(self.path)}: live statistics need more than one value per "
-                f"channel, found {count} (input shape {x.shape}); use a larger batch or frozen=True"
+                f"channel, found {count} (input shape {x.shape}); use a larger batch or "
+                "norm_eval=True"
             )
         x = x.astype(jnp.float32)
         axes = tuple(range(x.ndim - 1))
@@ -75,8 +76,8 @@ class BatchNorm(nn.Module):
 class ConvNorm(nn.Module):
     """Convolution without bias, BatchNorm, optional activation.
 
-    The padding is symmetric and explicit, dilation * (kernel - 1) / 2 on each side, also where
-    strides > 1: the output has ceil(n / strides) rows and sampling starts at row 0 (never
+    The padding is symmetric and explicit, by default dilation * (kernel - 1) / 2 on each side, also
+    where strides > 1: the output has ceil(n / strides) rows and sampling starts at row 0 (never
     TensorFlow's asymmetric SAME). groups = C makes it depthwise, kernel [kh, kw, 1, C].
     Parameters: conv/kernel (HWIO), norm/{scale, bias}; batch_stats norm/{mean, var}.
     """
@@ -86,46 +87,45 @@ class ConvNorm(nn.Module):
     strides: int = 1
     dilation: int = 1
     groups: int = 1
+    padding: int | None = None
     activation: Callable[[jax.Array], jax.Array] | None = None
     epsilon: float = 1e-5
     momentum: float = 0.9
-    frozen: bool = False
+    norm_eval: bool = False
     kernel_init: Initializer = nn.initializers.lecun_normal()
     scale_init: Initializer = nn.initializers.ones
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, extra: jax.Array | None = None
-    ) -> jax.Array:
-        """x [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), features].
-
-        extra, of the output's shape but with B * n rows, is added before the norm: further input
-        planes, n of them sharing each row of x; the output then has B * n rows.
-        """
-        x = self._convolve(x)
-        if extra is not None:
-            x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
-        norm = BatchNorm(
-            self.epsilon, self.momentum, self.frozen, self.dtype, self.scale_init, name="norm"
-        )
-        x = norm(x, train)
-        return x if self.activation is None else self.activation(x)
-
-    def _convolve(self, x: jax.Array) -> jax.Array:
-        return nn.Conv(
+    def setup(self):
+        same = self.dilation * (self.kernel - 1) // 2
+        self.conv = nn.Conv(
             self.features,
             (self.kernel, self.kernel),
             strides=self.strides,
-            padding=self.dilation * (self.kernel - 1) // 2,
+            padding=same if self.padding is None else self.padding,
             kernel_dilation=self.dilation,
             feature_group_count=self.groups,
             use_bias=False,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             conv_general_dilated=conv_general_dilated,
-            name="conv",
-        )(x)
+        )
+        self.norm = BatchNorm(
+            self.epsilon, self.momentum, self.norm_eval, self.dtype, self.scale_init
+        )
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """x [B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), features]."""
+        return self.finish(self.convolve(x), train)
+
+    def convolve(self, x: jax.Array) -> jax.Array:
+        """The convolution alone."""
+        return self.conv(x)
+
+    def finish(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Norm and activation of what `convolve` gave."""
+        x = self.norm(x, train)
+        return x if self.activation is None else self.activation(x)
 
 
 class SeparableConvNorm(nn.Module):
@@ -141,7 +141,7 @@ class SeparableConvNorm(nn.Module):
     activation: Callable[[jax.Array], jax.Array] | None = None
     epsilon: float = 1e-5
     momentum: float = 0.9
-    frozen: bool = False
+    norm_eval: bool = False
     depthwise_init: Initializer = nn.initializers.lecun_normal()
     pointwise_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
@@ -153,7 +153,7 @@ class SeparableConvNorm(nn.Module):
             activation=self.activation,
             epsilon=self.epsilon,
             momentum=self.momentum,
-            frozen=self.frozen,
+            norm_eval=self.norm_eval,
             dtype=self.dtype,
         )
         channels = x.shape[-1]

@@ -28,18 +28,13 @@ DEPTHS = {
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def stem_features(width: float) -> int:
-    """Channels of the first convolution; each layer has twice those of the one before."""
-    return round(64 * width)
-
-
 class Block(nn.Module):
     """Two 3x3 convolutions, or with `bottleneck` 1x1, 3x3, 1x1 to four times `features`; then sum.
 
     Submodules conv1, conv2, conv3 (bottleneck) and downsample (where the shortcut changes shape),
     each a ConvNorm. first_dilation is that of the convolution with the stride. With live norms a
     fresh block passes on its input alone (Goyal et al., arXiv:1706.02677, sec. 5.1): the last scale
-    begins at 0. With frozen ones, which nothing brings back to life, it begins at 1.
+    begins at 0. With fixed ones, which nothing brings back to life, it begins at 1.
     """
 
     features: int
@@ -48,7 +43,7 @@ class Block(nn.Module):
     first_dilation: int = 1
     dilation: int = 1
     downsample: bool = False
-    frozen: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
@@ -57,13 +52,13 @@ class Block(nn.Module):
         """x [B, h, w, C] -> [B, ceil(h / stride), ceil(w / stride), features (x 4)]."""
 
         def conv(features, kernel, name, **options):
-            shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
+            shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
             return ConvNorm(
                 features, kernel, name=name, kernel_init=_kernel_init, **shared, **options
             )
 
         strided = dict(strides=self.stride, dilation=self.first_dilation, activation=nn.relu)
-        last = dict(scale_init=nn.initializers.ones if self.frozen else nn.initializers.zeros)
+        last = dict(scale_init=nn.initializers.ones if self.norm_eval else nn.initializers.zeros)
         outputs = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
             y = conv(self.features, 1, "conv1", activation=nn.relu)(x, train)
@@ -81,51 +76,68 @@ class ResNet(nn.Module):
     """The backbone without its classifier.
 
     depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
-    strides beyond it become dilation. width: multiplies all channels. frozen: BatchNorm always uses
-    its running statistics; momentum is that of live ones.
+    strides beyond it become dilation. width: multiplies all channels. norm_eval: BatchNorm always
+    uses its running statistics; momentum is that of live ones.
+
+    `stem` is the first convolution, `body` what comes after it.
     """
 
     depth: int = 50
     layers: int = 4
     output_stride: int = 32
     width: float = 1.0
-    frozen: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, extra: jax.Array | None = None
-    ) -> tuple[jax.Array, ...]:
-        """x [B, H, W, C], ImageNet mean and deviation removed -> the output of each layer.
-
-        The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride).
-        extra [B * n, ceil(H / 2), ceil(W / 2), C] is added to the output of conv1 before its norm:
-        further input planes, n of them sharing each row of x; the maps then have B * n rows.
-        """
+    def setup(self):
         if self.depth not in DEPTHS:
             raise ValueError(f"depth: expected one of {sorted(DEPTHS)}, found {self.depth}")
         if self.output_stride not in (8, 16, 32):
             raise ValueError(f"output_stride: expected 8, 16 or 32, found {self.output_stride}")
-        x = nn.Conv(
-            stem_features(self.width),
-            (7, 7),
+        size, channels = self.stem_kernel
+        self.conv1 = nn.Conv(
+            channels,
+            (size, size),
             strides=2,
-            padding=3,
+            padding=size // 2,
             use_bias=False,
             kernel_init=_kernel_init,
             dtype=self.dtype,
-            name="conv1",
-        )(x)
-        if extra is not None:
-            x = jnp.repeat(x, extra.shape[0] // x.shape[0], axis=0) + extra
-        shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
-        x = nn.relu(BatchNorm(name="bn1", **shared)(x, train))
+        )
+        shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
+        self.bn1 = BatchNorm(**shared)
+        for layer, blocks in enumerate(self._blocks(), start=1):
+            for i, block in enumerate(blocks):
+                setattr(self, f"layer{layer}_{i}", Block(**block, **shared))
+
+    @property
+    def stem_kernel(self) -> tuple[int, int]:
+        """Side of the first convolution's kernel, and its channels; its stride is 2.
+
+        Each layer has twice the channels of the one before.
+        """
+        return 7, round(64 * self.width)
+
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        """x [B, H, W, C], ImageNet mean and deviation removed -> the output of each layer.
+
+        The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride).
+        """
+        return self.body(self.stem(x), train)
+
+    def stem(self, x: jax.Array) -> jax.Array:
+        """The first convolution, without its norm, [B, ceil(H / 2), ceil(W / 2), 64 * width]."""
+        return self.conv1(x)
+
+    def body(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        """The maps of what `stem` gave."""
+        x = nn.relu(self.bn1(x, train))
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         maps = []
         for layer, blocks in enumerate(self._blocks(), start=1):
-            for i, block in enumerate(blocks):
-                x = Block(**block, name=f"layer{layer}_{i}", **shared)(x, train)
+            for i in range(len(blocks)):
+                x = getattr(self, f"layer{layer}_{i}")(x, train)
             maps.append(x)
         return tuple(maps)
 
@@ -144,7 +156,7 @@ class ResNet(nn.Module):
                 stride = 1
             stride_so_far *= stride
             later = dict(
-                features=stem_features(self.width) * 2**layer,
+                features=self.stem_kernel[1] * 2**layer,
                 bottleneck=bottleneck,
                 dilation=dilation,
                 first_dilation=dilation,

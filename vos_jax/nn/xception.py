@@ -37,7 +37,7 @@ class XceptionUnit(nn.Module):
     dilation: int = 1
     shortcut: str = "conv"
     inner_activation: bool = False
-    frozen: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9997
     dtype: Any = jnp.float32
 
@@ -45,7 +45,9 @@ class XceptionUnit(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """x [B, h, w, C] -> the unit's output and the output of sep2 (before any ReLU)."""
         init = nn.initializers.truncated_normal(0.09)  # DeepLab's xception_arg_scope
-        norm = dict(epsilon=EPSILON, momentum=self.momentum, frozen=self.frozen, dtype=self.dtype)
+        norm = dict(
+            epsilon=EPSILON, momentum=self.momentum, norm_eval=self.norm_eval, dtype=self.dtype
+        )
         residual, outputs = x, []
         for i, features in enumerate(self.features, start=1):
             if not self.inner_activation:
@@ -78,7 +80,7 @@ class Xception65(nn.Module):
     """
 
     output_stride: int = 16
-    frozen: bool = True
+    norm_eval: bool = True
     momentum: float = 0.9997
     dtype: Any = jnp.float32
 
@@ -92,7 +94,7 @@ class Xception65(nn.Module):
         if self.output_stride not in _STRIDES:
             raise ValueError(f"output_stride: expected 8 or 16, found {self.output_stride}")
         stride3, dilation, last_dilation = _STRIDES[self.output_stride]
-        shared = dict(frozen=self.frozen, momentum=self.momentum, dtype=self.dtype)
+        shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
 
         x = self._stem(x, train)
         x, _ = XceptionUnit((128,) * 3, stride=2, name="block1", **shared)(x, train)
@@ -121,7 +123,7 @@ class Xception65(nn.Module):
             activation=nn.relu,
             epsilon=EPSILON,
             momentum=self.momentum,
-            frozen=self.frozen,
+            norm_eval=self.norm_eval,
             kernel_init=nn.initializers.truncated_normal(0.09),
             dtype=self.dtype,
         )

@@ -91,7 +91,7 @@ def shrink_to_small(config: ConfigDict) -> None:
     config.model.update(
         {
             "backbone": "mobilenet_v2",
-            "frozen": False,  # ASPP and decoder start fresh
+            "norm_eval": False,  # ASPP and decoder start fresh
             "momentum": 0.99,  # ours: batches of two videos are noisy
             "decoder_channels": 64,
             "head_width": 64,
@@ -119,8 +119,8 @@ def shrink_to_quick(config: ConfigDict) -> None:
         {
             "backbone": "mobilenet_v2",
             "width": 0.25,
-            "frozen_backbone": False,
-            "frozen": False,
+            "backbone_norm_eval": False,
+            "norm_eval": False,
             "momentum": 0.95,
             "dropout": 0.0,
             "decoder_channels": 32,

@@ -20,11 +20,11 @@ def new_config(system: str) -> ConfigDict:
         {
             "seed": 0,
             "model": _model(system),
-            "data": _data(),
-            "train": _train(),
-            "optim": _optim(),
+            "data": data_section(),
+            "train": train_section(),
+            "optim": optim_section(),
             "loss": {"scale": 1.0, **_loss_settings(system)},  # scale multiplies the loss
-            "eval": _eval(),
+            "eval": eval_section(),
             "inference": _inference(system),
             "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: all that are left
             "log": {"every": 100},  # steps between two lines
@@ -70,7 +70,7 @@ def _loss_settings(system: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-def _data() -> dict[str, Any]:
+def data_section() -> dict[str, Any]:
     """Training clips and their augmentation (data/pipeline.py, augment.py, warp.py); sources."""
     return {
         "dir": "",  # root of the sources' folders; or the environment's VOS_JAX_DATA_DIR
@@ -112,7 +112,7 @@ def _data() -> dict[str, Any]:
     }
 
 
-def _train() -> dict[str, Any]:
+def train_section() -> dict[str, Any]:
     """The run."""
     return {
         "steps": 100_000,
@@ -129,7 +129,7 @@ def _train() -> dict[str, Any]:
     }
 
 
-def _optim() -> dict[str, Any]:
+def optim_section() -> dict[str, Any]:
     """The optimizer (train/optim.py); patterns are searched in the paths of parameters."""
     return {
         "name": "adam",  # or "sgd"
@@ -157,7 +157,7 @@ def _optim() -> dict[str, Any]:
     }
 
 
-def _eval() -> dict[str, Any]:
+def eval_section() -> dict[str, Any]:
     """What is scored, and when."""
     return {
         "every": 10_000,  # steps; 0: at the end alone

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from vos_jax.checkpoint_folder import import_variables
 from vos_jax.systems.base import VOSModel
 from vos_jax.systems.build import init_variables
-from vos_jax.train.checkpoint import import_variables
 
 
 def initial_variables(model: VOSModel, init: Mapping[str, str], seed: int) -> dict[str, Any]:
@@ -20,8 +20,8 @@ def initial_variables(model: VOSModel, init: Mapping[str, str], seed: int) -> di
     step). The optimizer starts fresh.
 
     Raises:
-      ValueError: arrays that are missing or have another shape, all of them listed.
-      FileNotFoundError: no checkpoint there.
+        ValueError: arrays that are missing or have another shape, all of them listed.
+        FileNotFoundError: no checkpoint there.
     """
     variables = jax.device_get(init_variables(model, jax.random.key(seed)))
     if init["model"]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from vos_jax.train.checkpoint import Checkpoints
+from vos_jax.train.clock import Clock
 from vos_jax.train.logs import Logger
 from vos_jax.train.partition import check_batch, local_rows, shard_batch
 from vos_jax.train.state import TrainState
@@ -85,7 +86,7 @@ def train(
             batch = run.next_batch(stream, step)
             state, metrics = train_step(state, shard_batch(batch, mesh))
             run.settle()  # the step before this one: the device is never left idle
-            run.pending = (step, metrics, batch.get("name"))
+            run.launched(_InFlight(step, metrics, batch.get("name"), batch.get("bad_clips", 0)))
             done = step + 1
             run.report(done, last)
             stopping = stop.requested(done)
@@ -105,20 +106,26 @@ def train(
     return TrainResult(state, scores)
 
 
+class _InFlight(NamedTuple):
+    """A step that was started: its metrics are still to come."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    names: list[str] | None  # of the clips of this process
+    bad_clips: int  # skipped by this process so far
+
+
 class _Run:
-    """What the loop keeps besides the state: the step in flight, window means, clocks."""
+    """What the loop keeps besides the state: the step in flight, metrics since the last line."""
 
     def __init__(self, config, mesh, checkpoints, logger, first):
         self.config, self.mesh = config, mesh
         self.checkpoints, self.logger = checkpoints, logger
-        self.pending = None
+        self._in_flight: _InFlight | None = None
         self._window: list[dict[str, float]] = []
-        self._waited = 0.0
-        self._saved_at = time.monotonic()
+        self._bad_clips = 0
+        self._clock, self._saved_at = Clock(), time.monotonic()
         self._first, self._bar = first, None
-        # Steps done and clock since when speed is measured: over the run, over the window. Set
-        # when the first step, mostly compilation, has ended; the second may have, too.
-        self._origin = self._mark = None
 
     def progress(self, last: int):
         """The progress bar, as a context; plain lines instead where stderr is no terminal."""
@@ -129,23 +136,25 @@ class _Run:
         return self._bar
 
     def next_batch(self, stream: Iterator[dict], step: int) -> dict:
-        started = time.monotonic()
-        try:
-            batch = next(stream)
-        except StopIteration:
-            raise ValueError(
-                f"the training data ended before step {step} of {self.config.train.steps}: "
-                "a training stream must repeat without end"
-            ) from None
-        self._waited += time.monotonic() - started
-        return batch
+        with self._clock.waiting():
+            try:
+                return next(stream)
+            except StopIteration:
+                raise ValueError(
+                    f"the training data ended before step {step} of {self.config.train.steps}: "
+                    "a training stream must repeat without end"
+                ) from None
+
+    def launched(self, in_flight: _InFlight) -> None:
+        """Keeps a step that was started, to settle it when the next one is."""
+        self._in_flight = in_flight
 
     def settle(self) -> None:
         """Fetches the metrics of the step in flight; raises NonFiniteLoss if it went wrong."""
-        if self.pending is None:
+        if self._in_flight is None:
             return
-        step, metrics, names = self.pending
-        self.pending = None
+        step, metrics, names, self._bad_clips = self._in_flight
+        self._in_flight = None
         metrics = jax.device_get(metrics)
         losses = metrics.pop("losses")
         if not metrics.pop("finite"):
@@ -153,9 +162,7 @@ class _Run:
             message = self._diagnosis(step, losses, names)
             raise NonFiniteLoss(message)
         self._window.append({name: float(value) for name, value in metrics.items()})
-        if self._origin is None:
-            self._origin = self._mark = (step + 2, time.monotonic())
-            self._waited = 0.0
+        self._clock.begin(step + 2)  # the first step is mostly compilation; the next runs already
 
     def report(self, done: int, last: int) -> None:
         """Advances the bar; every config.log.every steps writes the means of the window."""
@@ -163,23 +170,21 @@ class _Run:
         if done % self.config.log.every and done != last:
             return
         self.settle()
-        now = time.monotonic()
-        means = {k: float(np.mean([m[k] for m in self._window])) for k in self._window[0]}
-        values, speed = dict(means), ""
-        if done > self._mark[0]:
-            elapsed = now - self._mark[1]
-            values["steps_per_second"] = (done - self._mark[0]) / elapsed
-            values["data_wait"] = self._waited / elapsed
-            left = (last - done) * (now - self._origin[1]) / (done - self._origin[0])
-            speed = f"  {values['steps_per_second']:.2f} steps/s  ETA {_duration(left)}"
-        self.logger.scalars("train", done, values)
-        self._window, self._waited = [], 0.0
-        self._mark = (max(done, self._origin[0]), now)
-        loss, rate = f"{means['loss']:.4f}", f"{means['learning_rate']:.2e}"
-        if self._bar.disable:
-            _say(f"step {done}/{last}  loss {loss}  lr {rate}{speed}")
-        else:
-            self._bar.set_postfix(loss=loss, lr=rate)
+        values = {k: float(np.mean([m[k] for m in self._window])) for k in self._window[0]}
+        self._window = []
+        shown = {"loss": f"{values['loss']:.4f}", "lr": f"{values['learning_rate']:.2e}"}
+        if self._bad_clips:
+            values["bad_clips"] = shown["bad clips"] = self._bad_clips
+        speed = self._clock.speed(done, last)
+        left = speed.pop("seconds_left", 0.0)
+        self.logger.scalars("train", done, values | speed)
+        if not self._bar.disable:
+            self._bar.set_postfix(shown)
+            return
+        line = "  ".join([f"step {done}/{last}", *(f"{k} {v}" for k, v in shown.items())])
+        if speed:
+            line += f"  {speed['steps_per_second']:.2f} steps/s  ETA {_duration(left)}"
+        _say(line)
 
     def save_due(self, done: int, last: int) -> bool:
         """Whether to save after this many steps; the same answer on every process."""
@@ -202,17 +207,13 @@ class _Run:
     def evaluate(self, evaluate: Evaluate | None, state: TrainState) -> dict[str, float]:
         if evaluate is None:
             return {}
-        started = time.monotonic()
         step = int(state.step)
-        scores = {k: float(v) for k, v in evaluate(state.best_variables(), step).items()}
-        best = self.checkpoints.save_best(state, scores, self.config.eval.metric)
+        with self._clock.pause():
+            scores = {k: float(v) for k, v in evaluate(state.best_variables(), step).items()}
+            best = self.checkpoints.save_best(state, scores, self.config.eval.metric)
         self.logger.scalars("eval", step, scores)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
         _say(f"evaluation at step {step}: {shown}{'  (best so far)' if best else ''}")
-        if self._origin is not None:  # evaluating is not training speed
-            spent = time.monotonic() - started
-            self._origin = (self._origin[0], self._origin[1] + spent)
-            self._mark = (self._mark[0], self._mark[1] + spent)
         return scores
 
     def _diagnosis(self, step: int, losses: np.ndarray, names: list[str] | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from vos_jax.train.checkpoint import plain_config
+from vos_jax.checkpoint_folder import plain_config
 
 PACKAGES = (
     "jax jaxlib flax optax orbax-checkpoint numpy scipy tensorflow tensorflow-cpu "

@@ -53,36 +53,39 @@ def build_schedule(config: Any) -> Schedule:
     constant. Warm-up: linear from warmup_start * learning_rate at step 0 over warmup_steps.
     Where there is a `floor`, no rate is below it, the first ones of a warm-up included.
     """
-    base, warmup, floor = config.learning_rate, config.warmup_steps, config.get("floor", 0.0)
+    base, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "poly" and config.steps <= warmup:
         raise ValueError(
             f"config.optim.steps is {config.steps}, but must exceed warmup_steps ({warmup}): "
             "it is the step at which the poly schedule reaches 0"
         )
 
-    def poly(step):
-        remaining = jnp.clip(config.steps - step, 0, config.steps - warmup)
-        return base * (remaining / (config.steps - warmup)) ** config.power
+    def poly():
+        steps = config.steps - warmup
 
-    def step_decay(step):
-        passed = sum((step >= b).astype(jnp.int32) for b in config.boundaries)
-        return base * jnp.float32(config.decay_factor) ** passed
+        def rate(step):
+            # optax's has 1 - t/steps, which cancels: the last rates of a long run are 0.5 % off
+            remaining = jnp.clip(steps - step, 0, steps)
+            return base * (remaining / steps) ** config.power
 
-    def constant(step):
-        return jnp.float32(base)
+        return rate
 
-    after = _choose(
-        "schedule", config.schedule, {"poly": poly, "step": step_decay, "constant": constant}
-    )
+    def step_decay():
+        # boundaries count from the first step, what is joined to a warm-up from its end
+        drops = {boundary - warmup: config.decay_factor for boundary in config.boundaries}
+        return optax.piecewise_constant_schedule(base, drops)
+
+    def constant():
+        return optax.constant_schedule(base)
+
+    after = {"poly": poly, "step": step_decay, "constant": constant}
+    main = _choose("schedule", config.schedule, after)()
+    if warmup:
+        ramp = optax.linear_schedule(config.warmup_start * base, base, warmup)
+        main = optax.join_schedules([ramp, main], [warmup])
 
     def schedule(step):
-        step = jnp.asarray(step, jnp.int32)
-        rate = jnp.asarray(after(step), jnp.float32)
-        if warmup:
-            start = config.warmup_start
-            ramp = base * (start + (1 - start) * step / warmup)
-            rate = jnp.where(step < warmup, ramp, rate).astype(jnp.float32)
-        return jnp.maximum(rate, jnp.float32(floor))
+        return jnp.maximum(jnp.float32(main(jnp.asarray(step, jnp.int32))), config.floor)
 
     return schedule
 
@@ -115,7 +118,7 @@ def map_with_path(function: Callable, tree: Any, *rest: Any) -> Any:
     """jax.tree.map whose function gets the leaf's path as a string first."""
 
     def call(path, *leaves):
-        return function("/".join(str(getattr(k, "key", k)) for k in path), *leaves)
+        return function(jax.tree_util.keystr(path, simple=True, separator="/"), *leaves)
 
     return jax.tree_util.tree_map_with_path(call, tree, *rest)
 
@@ -126,12 +129,12 @@ def fits(patterns: Sequence[str], path: str) -> bool:
 
 
 def _add_l2(weight_decay: float, decay: tuple[str, ...]) -> optax.GradientTransformation:
-    def add(path, gradient, param):
-        return gradient + weight_decay * param if fits(decay, path) else gradient
+    def decaying(params):
+        return map_with_path(lambda path, _: fits(decay, path), params)
 
     if not weight_decay or not decay:
         return optax.identity()
-    return optax.stateless(lambda gradients, params: map_with_path(add, gradients, params))
+    return optax.add_decayed_weights(weight_decay, mask=decaying)
 
 
 def _multiply(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:

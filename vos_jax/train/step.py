@@ -66,7 +66,7 @@ def make_train_step(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
-            ema=_average(state.ema, params, ema_decay),
+            ema=_averaged(state.ema, params, ema_decay),
         )
         return new_state, {
             **metrics,
@@ -122,10 +122,8 @@ def _split(rows: jax.Array, accumulate: int) -> jax.Array:
     return rows.reshape(-1, accumulate, *rows.shape[1:]).swapaxes(0, 1)
 
 
-def _average(ema: Any, params: Any, decay: float) -> Any:
-    if ema is None:
-        return None
-    return jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
+def _averaged(ema: Any, params: Any, decay: float) -> Any:
+    return None if ema is None else optax.incremental_update(params, ema, 1 - decay)
 
 
 def _all_finite(tree: Any) -> jax.Array:

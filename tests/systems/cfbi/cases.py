@@ -67,7 +67,8 @@ class Runner:
         self.system, self.variables, self.size = system, variables, size
         self.model = SYSTEMS[system](**fields)
         self._encode = encoder._encode if encoder else jax.jit(self._encode_frame)
-        self._step = jax.jit(self._advance)
+        start = functools.partial(self.model.apply, method=self.model.start)
+        self._start, self._step = jax.jit(start), jax.jit(self._advance)
 
     def prepared(self, frame):
         """A frame of the fixtures (BGR) as `encode` wants it."""
@@ -82,8 +83,7 @@ class Runner:
         features, arrays = self._encode(self.variables, self.prepared(frame))
         valid = jnp.arange(slots)[None] < objects
         masks = one_hot(jnp.asarray(mask)[None], slots)
-        start = functools.partial(self.model.apply, method=self.model.start)
-        return jax.jit(start)(self.variables, features, masks, valid), arrays
+        return self._start(self.variables, features, masks, valid), arrays
 
     def step(self, memory, frame):
         """Memory with the hard prediction, and every array of the step."""

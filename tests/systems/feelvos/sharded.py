@@ -13,7 +13,9 @@ from ml_collections import ConfigDict
 
 from tests import tiny
 from vos_jax.systems.build import build_model, variable_shapes
-from vos_jax.train.partition import shard_batch
+from vos_jax.train.objective import make_objective
+from vos_jax.train.partition import build_mesh, shard_batch
+from vos_jax.train.setup import begin_training
 
 ROWS = 8
 MESHES = {"data": (8, 1), "fsdp": (1, 8)}
@@ -29,7 +31,10 @@ def sgd_config() -> ConfigDict:
 def training(config: ConfigDict, data: int, fsdp: int):
     """(state placed on a mesh, train step, mesh)."""
     config.mesh.update({"data": data, "fsdp": fsdp})
-    return tiny.training(config, tiny.lively(variable_shapes(build_model(config.model))))
+    model, mesh = build_model(config.model), build_mesh(config.mesh)
+    objective = make_objective(model, config.train, config.loss)
+    variables = tiny.lively(variable_shapes(model))
+    return *begin_training(config, objective, variables, mesh, min_size=16), mesh
 
 
 def after_one_step(data: int, fsdp: int) -> dict[str, np.ndarray]:

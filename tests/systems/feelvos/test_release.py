@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from configs.feelvos import get_config
 from tests.fixtures import golden_parameters, load_npz, load_spec
+from tests.tiny import quick_compilation
+from vos_jax.configs.feelvos import get_config
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.ops.resize import resize_nearest
 from vos_jax.systems.base import one_hot
@@ -18,6 +19,26 @@ from vos_jax.systems.feelvos.model import FEELVOS, Features, Memory
 from vos_jax.systems.feelvos.official import from_official, source
 from vos_jax.train.objective import make_objective
 from vos_jax.train.optim import fits, map_with_path
+
+TOLERANCE = 1e-4
+
+# array of the fixture -> the module that returns it, which of its outputs, every how many channels
+TAPS = {
+    "block1": ("block1", 0, 8),
+    "low_level": ("block2", 1, 8),
+    "block3": ("block3", 0, 16),
+    "middle": ("unit_16", 0, 16),
+    "exit1": ("exit1", 0, 32),
+    "backbone": ("exit2", 0, 32),
+    "aspp": ("concat_projection", None, 8),
+    "decoder": ("decoder_conv1", None, 8),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with quick_compilation():
+        yield
 
 
 def _official_variables(seed):
@@ -41,9 +62,34 @@ def case():
     return load_npz("feelvos", "case_a")
 
 
-@functools.cache
-def _encode(model):
-    return jax.jit(functools.partial(model.apply, method=model.encode))
+def _encode(model, variables, frames):
+    """Features of all frames, and what the modules of TAPS return: the channels that are stored."""
+    tapped = {module for module, _, _ in TAPS.values()}
+
+    @jax.jit
+    def run(variables, frames):
+        return model.apply(
+            variables,
+            frames,
+            method=model.encode,
+            capture_intermediates=lambda module, _: module.name in tapped,
+            mutable=["intermediates"],
+        )
+
+    features, state = run(variables, frames)
+    captured = state["intermediates"]["deeplab"]
+    captured = captured | captured["backbone"]
+    taps = {}
+    for tap, (module, output, every) in TAPS.items():
+        value = captured[module]["__call__"][0]
+        taps[tap] = np.asarray(value if output is None else value[output])[..., ::every]
+    return features, taps
+
+
+@pytest.fixture(scope="module")
+def encoded(variables, case):
+    """Features and taps of the clip at output stride 8."""
+    return _encode(FEELVOS(), variables, case["frames"])
 
 
 def _memory(case, step, reference, previous):
@@ -62,28 +108,45 @@ def _memory(case, step, reference, previous):
     )
 
 
-def test_features_and_embedding_match_the_release(variables, case):
-    model = FEELVOS()
-    for t, frame in enumerate(case["frames"]):
-        name = f"step{t}" if t else "frame0"
-        features = _encode(model)(variables, frame[None])
-        np.testing.assert_allclose(features.embedding[0], case[f"{name}/emb"], atol=1e-4)
-        if f"{name}/decoder" in case:
-            shared = features.shared[0, ..., ::8]
-            np.testing.assert_allclose(shared, case[f"{name}/decoder"], atol=1e-4)
+@pytest.mark.parametrize("tap", TAPS)
+def test_backbone_and_decoder_at_output_stride_8_equal_the_release(tap, encoded, case):
+    expected = np.stack([case[f"frame0/{tap}"], case[f"step1/{tap}"]])
+    np.testing.assert_allclose(encoded[1][tap][:2], expected, atol=TOLERANCE, rtol=0)
+
+
+def test_output_stride_16_equals_the_release_on_a_size_not_divisible_by_16(training_variables):
+    case = load_npz("feelvos", "case_c")
+    _, taps = _encode(FEELVOS(output_stride=16), training_variables, case["frames"])
+    for tap in ("backbone", "decoder"):
+        np.testing.assert_allclose(taps[tap], case[tap], atol=TOLERANCE, rtol=0)
+
+
+def test_embedding_matches_the_release(encoded, case):
+    expected = np.stack([case[f"{name}/emb"] for name in ("frame0", "step1", "step2")])
+    np.testing.assert_allclose(encoded[0].embedding, expected, atol=TOLERANCE)
+
+
+@functools.cache
+def _step(model):
+    """Jitted (variables, memory, features) -> cue maps, prediction."""
+
+    @jax.jit
+    def run(*args):
+        return [model.apply(*args, method=method) for method in (model._cue_maps, model.segment)]
+
+    return run
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_each_step_matches_the_release(variables, case, step):
+def test_each_step_matches_the_release(variables, encoded, case, step):
     model = FEELVOS()
-    shared = _encode(model)(variables, case["frames"][step][None]).shared
+    shared = encoded[0].shared[step][None]
     features = Features(shared, jnp.asarray(case[f"step{step}/emb"])[None])
     previous = case["frame0/emb" if step == 1 else f"step{step - 1}/emb"]
     memory = _memory(case, step, case["frame0/emb"], previous)
 
-    cues = model.apply(variables, memory, features, method=model._cue_maps)[0]
-    np.testing.assert_allclose(cues, case[f"step{step}/head_in_last3"], atol=1e-4)
-    prediction = model.apply(variables, memory, features, method=model.segment)
+    cues, prediction = _step(model)(variables, memory, features)
+    np.testing.assert_allclose(cues[0], case[f"step{step}/head_in_last3"], atol=1e-4)
     logits = jnp.moveaxis(prediction.logits[0], 0, -1)
     np.testing.assert_allclose(logits, case[f"step{step}/logits"], atol=5e-4)
     np.testing.assert_allclose(jax.nn.softmax(logits), case[f"step{step}/soft"], atol=5e-4)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.feelvos import ABLATION, get_config
 from tests.systems.feelvos.encoded import Encoded
 from tests.systems.promises import stream
 from tests.tiny import lively, quick_compilation
+from vos_jax.configs.feelvos import ABLATION, get_config
 from vos_jax.inference.rollout import advance
 from vos_jax.systems.base import one_hot
 from vos_jax.systems.feelvos.model import FEELVOS

@@ -18,7 +18,7 @@ def results(clip, tmp_path_factory):
 
 def test_a_memory_on_eight_devices_gives_the_same_masks(results):
     found, expected = results["probabilities"], results["unspread"]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
     assert expected[3:, 2].max() > 0.1  # the object that comes with the third frame
     assert np.abs(expected[-1] - expected[-2]).max() > 0.01
@@ -26,7 +26,7 @@ def test_a_memory_on_eight_devices_gives_the_same_masks(results):
 
 def test_views_of_a_memory_on_eight_devices_are_the_same(results):
     plain, spread = results["views"]
-    np.testing.assert_allclose(spread, plain, atol=1e-5)
+    np.testing.assert_allclose(spread, plain, atol=1e-4)
 
 
 def test_each_device_holds_its_part_of_the_frames_also_once_the_memory_has_grown(results):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vos_jax.nn.gated import GCT, VectorGate, gated
-from vos_jax.nn.group_norm import ConvGroupNorm, kernel_init
+from vos_jax.nn.group_norm import ConvGroupNorm, group_norm, kernel_init
 from vos_jax.nn.merging_conv import MergingConv
 from vos_jax.ops.convolution import conv_general_dilated
 
@@ -83,16 +83,18 @@ class GatedASPP(nn.Module):
         return ConvGroupNorm(self.features, **shared, name="projection")(x, GCT(name="gct")(x))
 
 
-class Merge(ConvGroupNorm):
-    """ConvGroupNorm of a pair (coarse, fine): the coarse map enlarged, the fine one beside it."""
+class MergingConvGroupNorm(nn.Module):
+    """3x3 MergingConv, GroupNorm, ReLU. Parameters as in ConvGroupNorm."""
 
-    kernel: int = 3
+    features: int
+    groups: int = 32
+    dtype: Any = jnp.float32
 
-    def _convolve(self, maps: tuple[jax.Array, jax.Array], gate: None) -> jax.Array:
-        conv = MergingConv(
-            self.features, self.kernel, "bicubic", kernel_init, self.dtype, name="conv"
-        )
-        return conv(*maps)
+    @nn.compact
+    def __call__(self, coarse: jax.Array, fine: jax.Array) -> jax.Array:
+        """coarse [M, h, w, Ca], fine [M, H, W, Cb] -> [M, H, W, features]."""
+        conv = MergingConv(self.features, 3, "bicubic", kernel_init, self.dtype, name="conv")
+        return nn.relu(group_norm(self.groups, "norm", self.dtype)(conv(coarse, fine)))
 
 
 class Ensembler(nn.Module):
@@ -151,9 +153,10 @@ class Ensembler(nn.Module):
         split = x.shape[-1]
         factors = VectorGate(split + skip.shape[-1], name="gate1")(guidance)
         x, skip = gated(x, factors[:, :split]), gated(skip, factors[:, split:])
-        last = dict(features=self.width // 2, kernel=3, activation=nn.relu, **shared)
-        x = Merge(**last, name="conv1")((x, skip))
-        x = ConvGroupNorm(**last, name="conv2")(gate(x, "gate2"))
+        half = self.width // 2
+        x = MergingConvGroupNorm(half, **shared, name="conv1")(x, skip)
+        conv2 = ConvGroupNorm(half, kernel=3, activation=nn.relu, **shared, name="conv2")
+        x = conv2(gate(x, "gate2"))
         return tuple(_generated(x, guidance, name) for name in ("foreground", "background"))
 
 

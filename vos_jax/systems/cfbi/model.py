@@ -32,10 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vos_jax.nn.deeplab import normalise
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
 from vos_jax.nn.fpn import FPN
 from vos_jax.nn.group_norm import ConvGroupNorm
+from vos_jax.nn.images import imagenet_normalise
 from vos_jax.ops.collaborative import (
     LabelSums,
     atrous_labels,
@@ -65,8 +65,8 @@ class CFBI(LabelLogitsModel):
 
     backbone: str = "resnet101"  # or "mobilenet_v2"
     width: float = 1.0  # channel multiplier of MobileNetV2
-    frozen_backbone: bool = True  # batch normalisation keeps its running statistics in training
-    frozen: bool = True  # ... in ASPP and decoder
+    backbone_norm_eval: bool = True  # batch normalisation keeps its running statistics in training
+    norm_eval: bool = True  # ... in ASPP and decoder
     momentum: float = 0.9  # of live statistics
     dropout: float = 0.1  # after the ASPP, in training
     decoder_channels: int = 256  # of ASPP and decoder
@@ -107,8 +107,8 @@ class CFBI(LabelLogitsModel):
             backbone=self.backbone,
             features=self.decoder_channels,
             width=self.width,
-            frozen_backbone=self.frozen_backbone,
-            frozen=self.frozen,
+            backbone_norm_eval=self.backbone_norm_eval,
+            norm_eval=self.norm_eval,
             momentum=self.momentum,
             dropout=self.dropout,
             dtype=dtype,
@@ -158,8 +158,7 @@ class CFBI(LabelLogitsModel):
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
         """Features of RGB frames [B, H, W, 3] in 0..255, uint8 or float32."""
-        inputs = normalise(jnp.asarray(inputs)[..., ::-1], "mobilenet_v2")  # ImageNet's statistics
-        maps = self.deeplab(inputs, train=train)
+        maps = self.deeplab(imagenet_normalise(inputs[..., ::-1]), train=train)
         return Features(self._embed(maps), maps.low_level)
 
     def start(

@@ -72,8 +72,8 @@ class FEELVOS(LabelLogitsModel):
     backbone: str = "xception_65"
     output_stride: int = 8
     width: float = 1.0  # channel multiplier of MobileNetV2
-    frozen_backbone: bool = True  # BatchNorm of the backbone always uses its running statistics
-    frozen: bool = True  # and so does that of ASPP and decoder
+    backbone_norm_eval: bool = True  # BatchNorm of the backbone always uses its running statistics
+    norm_eval: bool = True  # BatchNorm of ASPP and decoder always uses its running statistics
     momentum: float = 0.9997  # of live running statistics
     dropout: float = 0.1  # after the ASPP, in training
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
@@ -103,8 +103,8 @@ class FEELVOS(LabelLogitsModel):
             output_stride=self.output_stride,
             features=self.decoder_channels,
             width=self.width,
-            frozen_backbone=self.frozen_backbone,
-            frozen=self.frozen,
+            backbone_norm_eval=self.backbone_norm_eval,
+            norm_eval=self.norm_eval,
             momentum=self.momentum,
             dropout=self.dropout,
             dtype=jnp.dtype(self.dtype),

@@ -27,7 +27,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import AxisType, Mesh
 
-from vos_jax.nn.deeplab import normalise
+from vos_jax.nn.images import imagenet_normalise
 from vos_jax.ops.memory_read import memory_read, read_products
 from vos_jax.systems.base import Traits, VOSModel
 from vos_jax.systems.frame_size import resize_frame, scaled_size
@@ -81,7 +81,7 @@ class STM(VOSModel):
     backbone: str = "resnet50"  # or "resnet18", "mobilenet_v2"
     width: float = 1.0  # channel multiplier of the backbone
     # paper: BatchNorm is disabled; False, for training from scratch, belongs in config.train.model
-    frozen: bool = True
+    norm_eval: bool = True
     key_dim: int = 128
     value_dim: int = 512
     decoder_channels: int = 256
@@ -112,7 +112,7 @@ class STM(VOSModel):
                 f"frame), or 0 to take config.model.length, found {self.capacity}"
             )
         dtype = jnp.dtype(self.dtype)
-        encoder = (self.backbone, self.width, self.frozen, self.key_dim, self.value_dim, dtype)
+        encoder = (self.backbone, self.width, self.norm_eval, self.key_dim, self.value_dim, dtype)
         self.memory_encoder = MemoryEncoder(*encoder)
         self.query_encoder = QueryEncoder(*encoder)
         self.decoder = Decoder(self.decoder_channels, dtype)
@@ -165,7 +165,7 @@ class STM(VOSModel):
                 f"{inputs.shape[1]}x{inputs.shape[2]} (height x width); `preprocess` pads them, "
                 "training crops (config.data.crop) must be chosen so"
             )
-        return Features(inputs, *self.query_encoder(_normalise(inputs)))
+        return Features(inputs, *self.query_encoder(imagenet_normalise(inputs)))
 
     def start(
         self,
@@ -260,7 +260,7 @@ class STM(VOSModel):
         if size != masks.shape[2:]:
             objects = jax.image.resize(objects, (*objects.shape[:2], *size), "bilinear")
         objects = jnp.pad(objects, ((0, 0), (0, 0), *_margins(size, padded)))
-        maps = self.memory_encoder(_normalise(features.frame), objects)
+        maps = self.memory_encoder(imagenet_normalise(features.frame), objects)
         return tuple(x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in maps)
 
     def _log_probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
@@ -335,8 +335,3 @@ def _padded(size) -> tuple[int, int]:
 def _margins(size, padded) -> tuple[tuple[int, int], tuple[int, int]]:
     """Pixels before and after each side of `size` within `padded`; an odd one comes after."""
     return tuple(((m - n) // 2, (m - n) - (m - n) // 2) for n, m in zip(size, padded, strict=True))
-
-
-def _normalise(frames: jax.Array) -> jax.Array:
-    """RGB 0..255 without ImageNet's mean and deviation, which all backbones here have in common."""
-    return normalise(frames, "mobilenet_v2")

@@ -17,17 +17,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vos_jax.nn.mobilenet_v2 import MobileNetV2, scaled
-from vos_jax.nn.resnet import ResNet, stem_features
+from vos_jax.nn.mobilenet_v2 import MobileNetV2
+from vos_jax.nn.resnet import ResNet
 
 RESNETS = {"resnet18": 18, "resnet50": 50}
 BACKBONES = (*RESNETS, "mobilenet_v2")
 _he_init = nn.initializers.he_normal()
 
 
-def build_backbone(kind: str, width: float, frozen: bool, dtype: Any) -> nn.Module:
+def build_backbone(kind: str, width: float, norm_eval: bool, dtype: Any) -> nn.Module:
     """The backbone up to stride 16; width multiplies its channels."""
-    shared = dict(frozen=frozen, dtype=dtype, name="backbone")
+    shared = dict(norm_eval=norm_eval, dtype=dtype, name="backbone")
     if kind in RESNETS:
         return ResNet(depth=RESNETS[kind], layers=3, width=width, **shared)
     return MobileNetV2(output_stride=16, width=width, **shared)
@@ -49,11 +49,11 @@ class KeyValue(nn.Module):
 
 
 class QueryEncoder(nn.Module):
-    """Encodes the frame to segment. frozen: the norms keep their running statistics."""
+    """Encodes the frame to segment. norm_eval: the norms keep their running statistics."""
 
     backbone: str
     width: float
-    frozen: bool
+    norm_eval: bool
     key_dim: int
     value_dim: int
     dtype: Any = jnp.float32
@@ -61,8 +61,8 @@ class QueryEncoder(nn.Module):
     @nn.compact
     def __call__(self, frame: jax.Array) -> tuple[jax.Array, ...]:
         """Normalised frames [B, H, W, 3] -> key and value [B, h, w, C], r3, r2."""
-        backbone = build_backbone(self.backbone, self.width, self.frozen, self.dtype)
-        r2, r3, r4 = backbone(frame, train=not self.frozen)
+        backbone = build_backbone(self.backbone, self.width, self.norm_eval, self.dtype)
+        r2, r3, r4 = backbone(frame, train=not self.norm_eval)
         return *KeyValue(self.key_dim, self.value_dim, self.dtype, name="heads")(r4), r3, r2
 
 
@@ -75,7 +75,7 @@ class MemoryEncoder(nn.Module):
 
     backbone: str
     width: float
-    frozen: bool
+    norm_eval: bool
     key_dim: int
     value_dim: int
     dtype: Any = jnp.float32
@@ -89,17 +89,15 @@ class MemoryEncoder(nn.Module):
             "nm,bmhw->bnhw", 1 - jnp.eye(objects), masks, precision=lax.Precision.HIGHEST
         )
         planes = jnp.stack([masks, jnp.minimum(others, 1)], axis=-1)
-        extra = self._first_conv(planes.reshape(-1, height, width, 2))
-        backbone = build_backbone(self.backbone, self.width, self.frozen, self.dtype)
-        *_, r4 = backbone(frame, train=not self.frozen, extra=extra)
+        backbone = build_backbone(self.backbone, self.width, self.norm_eval, self.dtype)
+        own = self._convolve(planes.reshape(-1, height, width, 2), *backbone.stem_kernel)
+        shared = jnp.repeat(backbone.stem(frame), objects, axis=0)
+        *_, r4 = backbone.body(shared + own, train=not self.norm_eval)
         heads = KeyValue(self.key_dim, self.value_dim, self.dtype, name="heads")
         return tuple(x.reshape(batch, objects, *x.shape[1:]) for x in heads(r4))
 
-    def _first_conv(self, planes: jax.Array) -> jax.Array:
+    def _convolve(self, planes: jax.Array, size: int, features: int) -> jax.Array:
         """The share of own and other masks [B * N, H, W, 2] in the backbone's first convolution."""
-        resnet = self.backbone in RESNETS
-        size = 7 if resnet else 3
-        features = stem_features(self.width) if resnet else scaled(32, self.width)
         # like torchvision's own kernels there: a fresh one leaves the frame recognisable
         begin = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
         kernels = [

@@ -15,14 +15,14 @@ The released benchmark takes T over frames 1..T-2 and only of sequences without 
 
 import numpy as np
 
-from vos_jax.metrics.contours import longest_contour, upsample
+from vos_jax.metrics.temporal.contours import longest_contour, upsample
 
 SCALE = 5.0  # official factor on the mean matching cost
 ANGLE_BINS = 12
 RADIUS_EDGES = np.logspace(np.log10(1 / 8), np.log10(2), 5)  # in units of the mean distance
 
 _EPS = 2.2204e-16  # official, keeps empty bins from dividing by zero
-_BLOCK_BYTES = 1 << 22  # of one temporary of the cost matrix; fits into a processor's cache
+BLOCK_BYTES = 1 << 22  # of one temporary of the cost matrix; fits into a processor's cache
 
 
 class TemporalStability:
@@ -95,18 +95,16 @@ def shape_context(points: np.ndarray) -> np.ndarray:
     return counts.reshape(len(x), bins)
 
 
-def context_distances(
-    contexts: np.ndarray, others: np.ndarray, block_bytes: int = _BLOCK_BYTES
-) -> np.ndarray:
+def context_distances(contexts: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Chi-squared distances float64 [n1, n2] in [0, 1] of histograms [n1, 60] and [n2, 60].
 
     c_ij = 1/2 sum_k (a_ik - b_jk)^2 / (a_ik + b_jk), each histogram divided by its sum. Made in
-    blocks of rows, so that temporaries stay near `block_bytes`.
+    blocks of rows, so that temporaries stay near BLOCK_BYTES.
     """
     a = contexts / (contexts.sum(axis=1, keepdims=True) + _EPS)
     b = others / (others.sum(axis=1, keepdims=True) + _EPS)
     cost = np.empty((len(a), len(b)))
-    rows = max(block_bytes // b.nbytes, 1)
+    rows = max(BLOCK_BYTES // b.nbytes, 1)
     for start in range(0, len(a), rows):
         block = a[start : start + rows, None]
         ratio = (block - b) ** 2 / (block + b + _EPS)
@@ -121,7 +119,7 @@ def match(cost: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
     cheapest pair (a, b); the second starts just behind it, where the outlines are best aligned.
 
     Returns:
-      pairs int [m, 2], ascending in the second column, and (a, b).
+        pairs int [m, 2], ascending in the second column, and (a, b).
     """
     path = shortest_path(cost)[:-1]
     a, b = path[np.argmin(cost[path[:, 0], path[:, 1]])].tolist()

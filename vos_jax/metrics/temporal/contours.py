@@ -65,8 +65,8 @@ def longest_contour(mask: np.ndarray) -> np.ndarray | None:
     return max((polygon.points for polygon in polygons), key=len, default=None)
 
 
-def upsample(points: np.ndarray, spacing: float = SPACING) -> np.ndarray:
-    """Vertices [n, 2] and evenly spaced points between them, at most `spacing` pixels apart.
+def upsample(points: np.ndarray) -> np.ndarray:
+    """Vertices [n, 2] and evenly spaced points between them, at most SPACING pixels apart.
 
     Returns float32 [m, 2]. Points between two vertices are reached by adding up equal float32
     steps, as the official code does; shape contexts notice the rounding.
@@ -74,7 +74,7 @@ def upsample(points: np.ndarray, spacing: float = SPACING) -> np.ndarray:
     points = np.asarray(points, np.float32)
     steps = np.diff(points, axis=0)
     lengths = np.hypot(*steps.T.astype(np.float64))
-    counts = np.maximum(np.ceil(lengths / spacing), 1).astype(int)
+    counts = np.maximum(np.ceil(lengths / SPACING), 1).astype(int)
     steps /= counts[:, None].astype(np.float32)
     pieces = []
     for start, step, count in zip(points[:-1], steps, counts, strict=True):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.fixtures import fixture, load_npz
-from vos_jax.metrics import contours, temporal
-from vos_jax.metrics.contours import longest_contour, mask_polygons, upsample
-from vos_jax.metrics.temporal import (
+from vos_jax.metrics.temporal import contours
+from vos_jax.metrics.temporal import stability as temporal
+from vos_jax.metrics.temporal.contours import longest_contour, mask_polygons, upsample
+from vos_jax.metrics.temporal.stability import (
     SCALE,
     TemporalStability,
     context_distances,
@@ -169,11 +170,12 @@ def test_a_mask_of_another_size_or_rank_is_refused():
 
 def test_block_size_changes_no_cost_and_no_value(monkeypatch):
     contexts = [outline_context(speckle(seed)) for seed in (0, 1)]
-    whole, cost = context_distances(*contexts, 1 << 40), pair_instability(speckle(0), speckle(1))
+    monkeypatch.setattr(temporal, "BLOCK_BYTES", 1 << 40)
+    whole, cost = context_distances(*contexts), pair_instability(speckle(0), speckle(1))
     for block_bytes in (1, contexts[1].nbytes * 7):
-        np.testing.assert_array_equal(context_distances(*contexts, block_bytes), whole)
-    monkeypatch.setattr(temporal, "context_distances", lambda a, b: context_distances(a, b, 1))
-    assert pair_instability(speckle(0), speckle(1)) == cost
+        monkeypatch.setattr(temporal, "BLOCK_BYTES", block_bytes)
+        np.testing.assert_array_equal(context_distances(*contexts), whole)
+        assert pair_instability(speckle(0), speckle(1)) == cost
 
 
 @pytest.mark.parametrize("levels", [2, 3, 10, None])

@@ -1,0 +1,77 @@
+"""What holds for every preset of every file of configs/."""
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+from vos_jax.data.pipeline import training_examples
+from vos_jax.presets import common
+from vos_jax.systems.build import build_inference_model, build_model, variable_shapes
+from vos_jax.systems.table import SYSTEMS
+from vos_jax.train.optim import build_schedule, check_patterns
+
+FILES = sorted(Path(__file__).parents[2].glob("configs/[!_]*.py"))
+MODULES = {file.stem: importlib.import_module(f"vos_jax.configs.{file.stem}") for file in FILES}
+PRESETS = [(name, preset) for name, module in MODULES.items() for preset in module.PRESETS]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_config_file_imports_nothing_of_ours_but_vos_jax(file):
+    """So that a copy of it works from any folder."""
+    tree = ast.parse(file.read_text())
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    assert {name.split(".")[0] for name in imported} == {"ml_collections", "vos_jax"}
+
+
+def test_every_system_has_a_config_of_its_name_whose_default_is_quick():
+    assert MODULES.keys() == SYSTEMS.keys()
+    for name, module in MODULES.items():
+        assert module.get_config().to_json() == module.get_config("quick").to_json(), name
+        assert {"quick", "small", "paper"} <= set(module.PRESETS)
+        with pytest.raises(ValueError, match=f"configs/{name}.py: no preset 'none'; there are q"):
+            module.get_config("none")
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_every_preset_runs_as_a_model_with_clips_and_a_schedule(name, preset):
+    config = MODULES[name].get_config(preset)
+    build_inference_model(config)
+    rate = build_schedule(config.optim)(config.train.steps // 2)
+    assert 0 < rate <= config.optim.learning_rate
+    common.use_synthetic(config)
+    if config.data.pretrain.steps:
+        config.data.pretrain.train = config.data.train
+    examples = training_examples(config)
+    assert examples.frames == config.data.clip.frames > config.train.num_given
+    assert sorted(sum(config.data.groups, ())) == list(range(examples.frames))
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_every_preset_has_every_key_of_the_shared_sections_and_no_other(name, preset):
+    config = MODULES[name].get_config(preset)
+    shared = common.new_config(name)
+    assert config.keys() == shared.keys()
+    for section in ("data", "train", "optim", "eval", "mesh", "log", "init", "loss"):
+        assert config[section].keys() == shared[section].keys(), section
+    for part in ("clip", "warp", "balance"):
+        assert config.data[part].keys() == shared.data[part].keys(), part
+    assert config.model.keys() == shared.model.keys()
+    assert set(config.inference) >= set(shared.inference)
+
+
+@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("preset", ["quick", "small", "paper"])
+def test_every_pattern_of_the_optimizer_fits_a_parameter(name, preset):
+    config = MODULES[name].get_config(preset)
+    model = build_model(config.model, **config.train.model)
+    check_patterns(config.optim, variable_shapes(model)["params"])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_fields_of_the_model_and_of_inference_are_those_of_the_module(name):
+    """One set of defaults: a fresh config describes the module as it is declared."""
+    config = common.new_config(name)
+    assert build_inference_model(config) == SYSTEMS[name].model()

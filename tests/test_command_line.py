@@ -1,0 +1,87 @@
+"""Flags and --config as all commands read them."""
+
+import pytest
+from absl import flags
+
+from vos_jax.command_line import (
+    carried_configs,
+    config_folder,
+    find_config,
+    flag,
+    new_flags,
+    parse_flags,
+)
+
+
+def parsed(*arguments):
+    argv = ["command", *arguments]
+    values = new_flags(argv)
+    parse_flags(values, argv)
+    return values
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """An empty folder that the command is called from."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "typed", ["feelvos", "feelvos.py", "configs/feelvos.py", "any/where/feelvos.py"]
+)
+@pytest.mark.parametrize("preset", ["", ":paper"])
+def test_a_carried_config_is_found_by_its_name_whatever_the_folder(elsewhere, typed, preset):
+    assert find_config(typed + preset) == f"{config_folder() / 'feelvos.py'}{preset}"
+
+
+@pytest.mark.parametrize("typed", ["feelvos", "feelvos.py", "./feelvos.py:small", "mine.py"])
+def test_a_file_that_exists_comes_before_a_carried_config(elsewhere, typed):
+    (elsewhere / typed.partition(":")[0]).touch()
+    assert find_config(typed) == typed
+
+
+def test_a_folder_of_its_name_does_not_hide_a_carried_config(elsewhere):
+    (elsewhere / "feelvos").mkdir()
+    assert find_config("feelvos") == str(config_folder() / "feelvos.py")
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"), [("feelvo:paper", "feelvos"), ("c/cfbiplus.py", "cfbi_plus"), ("x", None)]
+)
+def test_an_unknown_config_is_refused_with_the_known_ones_and_the_nearest(elsewhere, typed, near):
+    path = typed.partition(":")[0]
+    known = ", ".join(carried_configs())
+    ending = f"; did you mean '{near}'?" if near else ""
+    with pytest.raises(flags.Error) as refused:
+        parsed(f"--config={typed}")
+    assert str(refused.value).endswith(
+        f"there is no file '{path}', and vos_jax carries no config of that name, only "
+        f"{known}{ending}"
+    )
+
+
+@pytest.mark.parametrize("spelled", [["--config", "feelvos:small"], ["--config=feelvos:small"]])
+def test_fields_of_a_carried_config_are_overridden(elsewhere, spelled):
+    config = parsed(*spelled, "--config.train.steps=2", "--config.model.short_side", "64").config
+    assert (config.train.steps, config.model.short_side) == (2, 64)
+    assert config.model.backbone == "mobilenet_v2"  # of the preset
+
+
+def test_a_flag_is_what_its_default_is():
+    values = new_flags()
+    flag(values, "text", None, "a text")
+    flag(values, "switch", False, "a switch")
+    flag(values, "count", 1, "a count", at_least=1)
+    flag(values, "one", "a", "one of them", choices=("a", "b"))
+    parse_flags(values, ["command", "--text=5", "--switch", "--count=3", "--one=b"])
+    assert [values[name].value for name in ("text", "switch", "count", "one")] == [
+        "5",
+        True,
+        3,
+        "b",
+    ]
+    assert "one of them: a, b" in values.get_help()
+    for wrong in ("--count=0", "--count=x", "--one=c", "--switch=5"):
+        with pytest.raises(flags.Error, match=wrong[2:].partition("=")[0]):
+            parse_flags(values, ["command", wrong])

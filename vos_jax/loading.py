@@ -1,0 +1,56 @@
+"""From a checkpoint to a model that is ready to segment."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vos_jax.checkpoint_folder import import_variables
+from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.systems.base import VOSModel
+from vos_jax.systems.build import build_inference_model, build_model, model_fields
+
+
+def load(checkpoint: str, config: ConfigDict | None = None) -> VideoSegmenter:
+    """A segmenter for videos, from a checkpoint.
+
+    Args:
+        checkpoint: a folder written by vos_jax.convert, a workdir (its best step, else its last) or
+            a step folder.
+        config: None for the checkpoint's own. Otherwise its section model must describe the model
+            that the checkpoint holds, and its section inference says how it is run.
+
+    Raises:
+        FileNotFoundError: no checkpoint there.
+        ValueError: another model than the checkpoint holds, with the fields that differ.
+    """
+    model, variables, config = load_model(checkpoint, config)
+    return VideoSegmenter(model, variables, slots=config.get("inference", {}).get("slots") or None)
+
+
+def load_model(
+    checkpoint: str, config: ConfigDict | None = None
+) -> tuple[VOSModel, dict[str, Any], ConfigDict]:
+    """The model as it is run, its variables and the config that counts; arguments as in `load`."""
+    variables, stored = import_variables(checkpoint)
+    if config is None:
+        config = ConfigDict(stored)
+    elif fields := _differing_fields(stored["model"], config.model):
+        raise ValueError(
+            f"{checkpoint} holds another model than --config describes; checkpoint -> config:\n  "
+            + "\n  ".join(fields)
+            + "\nLeave out --config to use the checkpoint's own."
+        )
+    return build_inference_model(config), variables, config
+
+
+def _differing_fields(stored: Any, asked: Any) -> list[str]:
+    """Lines "model.field: stored -> asked" where the two sections describe other models.
+
+    The built models are compared, so a field that one of the sections leaves out has its default.
+    """
+    ours, theirs = build_model(stored), build_model(asked)
+    if type(ours) is not type(theirs):
+        return [f"model.name: {stored['name']!r} -> {asked['name']!r}"]
+    names = model_fields(type(ours))
+    pairs = ((name, getattr(ours, name), getattr(theirs, name)) for name in names)
+    return [f"model.{name}: {old!r} -> {new!r}" for name, old, new in pairs if old != new]

@@ -1,0 +1,100 @@
+"""The folder of a run: made for a new one, accepted for one that goes on, refused for another."""
+
+from typing import Any
+
+import jax
+from etils import epath
+from flax import traverse_util
+from jax.experimental import multihost_utils
+
+from vos_jax.checkpoint_folder import absolute, plain_config, read_json, write_json
+
+# What a run may change when it is resumed: where the data lies, how far to train, how often to
+# save, what is evaluated and reported, and the devices. All else would make it another run.
+FREE_FIELDS = (
+    "log",
+    "eval",
+    "inference",
+    "mesh",
+    "data.dir",
+    "data.eval",
+    "data.workers",
+    "data.train.*.dir",
+    "train.steps",
+    "train.save_steps",
+    "train.save_minutes",
+    "train.keep_last",
+)
+
+
+def prepare_workdir(workdir: str | epath.Path, config: Any, manifest: dict) -> epath.Path:
+    """Makes a run's folder, or accepts it for resuming; returns it as a path.
+
+    A new folder gets config.json and manifest.json. A folder of the same run keeps them and
+    gets the new manifest appended under "resumed". A folder with checkpoints of another config is
+    refused with the fields that differ (except FREE_FIELDS). Raises ValueError.
+    """
+    workdir = absolute(workdir)
+    config_path, manifest_path = workdir / "config.json", workdir / "manifest.json"
+    stored = read_json(config_path) if config_path.exists() else None
+    kinds = [workdir / kind for kind in ("last", "best")]
+    started = any(kind.exists() and any(kind.iterdir()) for kind in kinds)
+    if stored is None and started:
+        raise ValueError(
+            f"{workdir} holds checkpoints but no config.json, so their run is unknown; "
+            "give another --workdir"
+        )
+    differing = [] if stored is None else differing_fields(stored, config, ignore=FREE_FIELDS)
+    if differing and not started:
+        stored, differing = None, []  # the first attempt failed before it had anything to keep
+    if differing:
+        raise ValueError(
+            f"{workdir} belongs to a run with another config (old -> new):\n  "
+            + "\n  ".join(differing)
+            + "\nGive another --workdir for a new run, or the old values to continue this one."
+        )
+    _barrier("workdir was read")
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if stored is None:
+            write_json(manifest_path, manifest)
+            write_json(config_path, plain_config(config))
+        else:
+            first = read_json(manifest_path) if manifest_path.exists() else {}
+            first["resumed"] = [*first.get("resumed", []), manifest]
+            write_json(manifest_path, first)
+    _barrier("workdir was written")
+    return workdir
+
+
+def differing_fields(old: Any, new: Any, ignore: tuple[str, ...] = ()) -> list[str]:
+    """Lines "section.field: old -> new" for every field that differs, sorted by name.
+
+    ignore: dotted names of fields or sections, in which * stands for one name.
+    """
+    a, b = (_by_name(plain_config(config)) for config in (old, new))
+    names = sorted(n for n in a.keys() | b.keys() if a.get(n, "absent") != b.get(n, "absent"))
+    rules = [rule.split(".") for rule in ignore]
+
+    def ignored(name):
+        parts = name.split(".")
+        return any(
+            len(parts) >= len(rule)
+            and all(r in ("*", p) for r, p in zip(rule, parts, strict=False))
+            for rule in rules
+        )
+
+    def shown(fields, name):
+        return repr(fields[name]) if name in fields else "absent"
+
+    return [f"{n}: {shown(a, n)} -> {shown(b, n)}" for n in names if not ignored(n)]
+
+
+def _by_name(config: dict) -> dict[str, Any]:
+    """Field names such as "data.crop" -> values; an empty section is a value, too."""
+    return traverse_util.flatten_dict(config, sep=".", is_leaf=lambda _, value: value == {})
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
