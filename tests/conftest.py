@@ -10,32 +10,16 @@ CACHE = Path(tempfile.gettempdir()) / "vos_jax_test_cache"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
-import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-
-TINY = {
-    "name": "feelvos",
-    "backbone": "mobilenet_v2",
-    "output_stride": 16,
-    "width": 0.1,
-    "decoder_channels": 8,
-    "embedding_dim": 6,
-    "window": 3,
-}
 
 
 @pytest.fixture(scope="session")
 def tiny_feelvos():
-    """A FEELVOS small enough to compile in seconds, and its variables."""
-    from vos_jax.systems.build import build_model, init_variables
+    """A FEELVOS small enough to compile in seconds, and lively variables."""
+    from tests.tiny import tiny_system
 
-    model = build_model(TINY)
-    variables = init_variables(model, jax.random.key(0))
-    # The released start of the last layer is nearly zero; larger logits make wrong labels visible.
-    kernel = variables["params"]["head"]["logits"]["kernel"]
-    variables["params"]["head"]["logits"]["kernel"] = 100 * kernel
-    return model, variables
+    return tiny_system("feelvos")
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.shrunk import quick_compilation
+from tests.tiny import quick_compilation
 from vos_jax import benchmark
 from vos_jax.benchmarks import systems
-from vos_jax.benchmarks.measuring import resident_in_use
+from vos_jax.benchmarks.measuring import Case, resident_in_use
 from vos_jax.benchmarks.stream import Stream, stream_table
+from vos_jax.systems.base import Part
 from vos_jax.systems.build import variable_shapes
+from vos_jax.systems.table import SYSTEMS
 
 SMALL = ["kernels", "--grid", "9", "12", "--frame", "48", "86", "--rounds", "2"]
 
@@ -73,50 +76,53 @@ def test_matching_shows_each_ratio_beside_what_it_should_not_exceed(capsys):
     assert re.search(r"\d\.\d\d +0\.35  CFBI global, 2 objects", rows["CFBI global l=2, 2 objects"])
 
 
-STAGES_OF_A_FRAME = {"whole frame", "encode", "segment", "feedback", "memorize"}
-PARTS = {
-    "feelvos": {"head"},
-    "stm": {"two matrix products, T=5", "memory read, T=5", "decoder", "memory encoder"},
-    "cfbi": {"global matching", "local matching", "ensembler"},
-    "cfbi_plus": {"global matching", "local matching", "ensembler"},
-}
+STAGES_OF_A_FRAME = ["whole frame", "encode", "segment", "feedback", "memorize"]
 
 
-@pytest.mark.parametrize("system", PARTS)
-def test_parts_of_a_full_size_frame_give_what_their_stage_gives(system, monkeypatch):
+def _calls_of(part: Part, stage: Case) -> list:
+    """What a submodule or method gives at each of its calls within a stage."""
+    found = []
+
+    def note(call, positional, keywords, context):
+        result = call(*positional, **keywords)
+        place = context.module.path, context.method_name
+        if place in (((part.name,), "__call__"), ((), part.name)):
+            found.append(result)
+        return result
+
+    with nn.intercept_methods(note):
+        stage.function(*stage.arguments())
+    return found
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_parts_of_a_full_size_frame_give_what_they_give_in_their_stage(system, monkeypatch):
     """Shapes alone: nothing is computed."""
 
     def zeros(model, rng):
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variable_shapes(model))
 
     monkeypatch.setattr(systems, "init_variables", zeros)
-    cases = benchmark.STAGES[system](argparse.Namespace(frame=(65, 97), objects=2))
-    found = jax.eval_shape(lambda: {case.name: case.function(*case.arguments()) for case in cases})
-    assert found.keys() == STAGES_OF_A_FRAME | PARTS[system]
-    logits = found["segment"].logits.shape
-    assert found["whole frame"][1].logits.shape == logits
-    if system == "feelvos":
-        assert found["head"].shape == logits
-    elif system == "stm":
-        assert found["decoder"].shape == logits
-        keys, values = (x.shape for x in found["memory encoder"])
-        bank = found["memorize"].bank
-        assert (keys[:2], keys[-1], values[-1]) == (
-            bank.keys.shape[:2],
-            bank.keys.shape[-1],
-            bank.values.shape[-1],
-        )
-    else:
-        batch, labels, *size = logits
-        assert [x.shape for x in found["ensembler"]] == [(batch * labels, *size)] * 2
-        scales = {"cfbi": 1, "cfbi_plus": 3}[system]
-        assert len(found["global matching"]) == len(found["local matching"]) == scales
-        assert found["global matching"][0].shape == (batch, *size, labels)
+    options = argparse.Namespace(frame=(65, 97), objects=2)
+    cases = {case.name: case for case in benchmark.stages_by_name()[system](options)}
+    found = jax.eval_shape(
+        lambda: {name: case.function(*case.arguments()) for name, case in cases.items()}
+    )
+    names = list(STAGES_OF_A_FRAME)
+    for part in SYSTEMS[system].parts:
+        name = part.name.replace("_", " ")
+        names += [f"floor of {name}"] * (part.floor is not None) + [name]
+        assert found[name] == jax.eval_shape(lambda p=part: _calls_of(p, cases[p.stage]))
+        assert jax.tree.leaves(found[name])
+    assert list(cases) == names
+    assert found["whole frame"][1] == found["segment"]
+    assert found["whole frame"][2] == found["feedback"]
 
 
 def test_a_stream_that_is_as_it_should_be_keeps_all_bounds(capsys):
     with quick_compilation():
-        benchmark.main(["stream", "--frames", "100", "--frame", "33", "49", "--capacity", "2"])
+        video = ["--frames", "100", "--frame", "33", "49", "--capacity", "2"]
+        benchmark.main(["stream", "--system", "stm", *video])
     lines = capsys.readouterr().out.splitlines()
     rows = {re.split(r"\s{2,}", line)[0]: line.split()[-2:] for line in lines[2:]}
     assert rows["compilations of jit(step), frames 0 and 1"] == ["1", "1"]
@@ -182,7 +188,7 @@ def test_memory_in_use_is_not_told_where_there_is_no_linux(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--frames", "20"], "at least 100, found 20"),
+        (["--system", "stm", "--frames", "20"], "at least 100, found 20"),
         (["--system", "feelvos", "--capacity", "3"], "feelvos has no such field"),
     ],
 )

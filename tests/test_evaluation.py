@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.shrunk import get_config, quick_compilation
+from tests.tiny import get_config, quick_compilation
 from vos_jax.checkpoint_folder import export_variables
 from vos_jax.data.clip import VOID, Objects, Video
 from vos_jax.data.masks import read_mask
@@ -88,7 +88,7 @@ def run(videos, methods=COPY | RGB, **options):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     """A config with every floor, and untrained weights for its backbone."""
-    config, folder = get_config(), tmp_path_factory.mktemp("backbone")
+    config, folder = get_config("feelvos"), tmp_path_factory.mktemp("backbone")
     config.model.window = 2
     model = Propagation(backbone="mobilenet_v2", width=config.model.width)
     with quick_compilation():

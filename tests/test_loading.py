@@ -8,7 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import vos_jax
-from tests.conftest import TINY
+from tests.tiny import tiny_section
 from vos_jax.checkpoint_folder import export_variables
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.loading import load_model
@@ -18,7 +18,7 @@ from vos_jax.loading import load_model
 def checkpoint(tiny_feelvos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "feelvos"
     # as JSON has it, and without the fields that have their defaults
-    export_variables(folder, tiny_feelvos[1], {"model": TINY}, {})
+    export_variables(folder, tiny_feelvos[1], {"model": tiny_section("feelvos")}, {})
     return folder
 
 
@@ -33,7 +33,7 @@ def test_load_gives_a_segmenter_that_does_what_the_model_does(checkpoint, tiny_f
 
 
 def test_a_config_says_how_it_is_run_and_may_name_defaults(checkpoint):
-    model = {**TINY, "k_nearest": 1, "dropout": 0.1}
+    model = {**tiny_section("feelvos"), "k_nearest": 1, "dropout": 0.1}
     config = ConfigDict({"model": model, "inference": {"flip": True, "slots": 7}})
     found, _, used = load_model(checkpoint, config)
     assert found.flip and used.inference.slots == 7
@@ -41,7 +41,7 @@ def test_a_config_says_how_it_is_run_and_may_name_defaults(checkpoint):
 
 
 def test_another_model_than_the_checkpoint_holds_is_refused_with_the_fields(checkpoint):
-    other = ConfigDict({"model": {**TINY, "embedding_dim": 12}})
+    other = ConfigDict({"model": {**tiny_section("feelvos"), "embedding_dim": 12}})
     with pytest.raises(ValueError, match=r"another model .*\n  model\.embedding_dim: 6 -> 12\n"):
         vos_jax.load(checkpoint, other)
     with pytest.raises(ValueError, match="model.name: 'feelvos' -> 'cfbi'"):

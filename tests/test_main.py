@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from tests.shrunk import get_config, lively, quick_compilation
+from tests.tiny import get_config, lively, quick_compilation
 from vos_jax import main as command
 from vos_jax import segment
 from vos_jax.checkpoint_folder import export_variables, import_variables
@@ -21,7 +21,7 @@ from vos_jax.data.synthetic import render
 from vos_jax.systems.build import build_model, init_variables
 
 ROOT = Path(__file__).parents[1]
-CONFIG = f"--config={ROOT / 'tests/shrunk.py'}"
+CONFIG = f"--config={ROOT / 'tests/tiny.py'}:feelvos"
 FEELVOS = f"--config={ROOT / 'configs/feelvos.py'}"
 
 
@@ -34,7 +34,7 @@ def quickly():
 @pytest.fixture(scope="module")
 def call(tmp_path_factory):
     """The command with the shrunk config, starting from lively weights: call(workdir, flags)."""
-    config, folder = get_config(), tmp_path_factory.mktemp("initial")
+    config, folder = get_config("feelvos"), tmp_path_factory.mktemp("initial")
     variables = lively(init_variables(build_model(config.model), jax.random.key(0)))
     export_variables(folder, variables, config, {})
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.conftest import TINY
+from tests.tiny import tiny_section
 from vos_jax.checkpoint_folder import export_variables
 
 README = Path(__file__).parents[1] / "README.md"
@@ -14,7 +14,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
 def test_the_streaming_example_runs(tiny_feelvos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    export_variables("runs/demo", tiny_feelvos[1], {"model": TINY}, {})
+    export_variables("runs/demo", tiny_feelvos[1], {"model": tiny_section("feelvos")}, {})
     names = {}
     exec(EXAMPLES[0], names)  # the README is ours
     assert names["labels"].shape == (96, 160) and names["labels"].dtype == np.uint8

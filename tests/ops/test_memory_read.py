@@ -1,7 +1,5 @@
 """The memory read: loop over frames = definition = parts on 8 devices; what counts in it."""
 
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -9,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.eight_devices import PATIENCE, ROOT, environment
+from tests.eight_devices import eight_devices
 from vos_jax.ops.memory_read import affinity, dense_memory_read, memory_read
 
 B, N, T, P, Q, C, D = 2, 3, 8, 12, 10, 4, 5
@@ -31,21 +29,18 @@ def arrays():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def eight_devices(arrays, tmp_path_factory):
+def on_eight_devices(arrays, tmp_path_factory):
     """A process with 8 fake devices that works while other tests run: call it for arrays."""
     folder = tmp_path_factory.mktemp("devices")
     np.savez(folder / "in.npz", **arrays)
     module = "tests.ops.sharded_memory_read"
-    command = [sys.executable, "-m", module, folder / "in.npz", folder / "out.npz"]
-    with open(folder / "log", "w+") as log:
-        process = subprocess.Popen(command, env=environment(), cwd=ROOT, stdout=log, stderr=log)
+    with eight_devices(module, folder / "in.npz", folder / "out.npz") as finished:
 
         def results():
-            assert process.wait(timeout=PATIENCE) == 0, (folder / "log").read_text()[-3000:]
+            finished()
             return dict(np.load(folder / "out.npz"))
 
         yield results
-        process.kill()
 
 
 def with_gradients(read, arrays, **options):
@@ -75,8 +70,8 @@ def test_loop_over_frames_equals_the_dense_read_with_gradients(arrays, options):
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_eight_devices_read_as_one_does_with_gradients(arrays, eight_devices, top_k):
-    found = eight_devices()
+def test_eight_devices_read_as_one_does_with_gradients(arrays, on_eight_devices, top_k):
+    found = on_eight_devices()
     assert found[f"parts_{top_k}"] == 8  # gradients of the keys lie in parts, too
     names = ("read", "query", "keys", "values")
     expected = with_gradients(dense_memory_read, arrays, top_k=top_k)

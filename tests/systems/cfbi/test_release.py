@@ -10,8 +10,8 @@ import pytest
 from flax import traverse_util
 
 from tests.fixtures import load_npz, load_spec, skip_where_trimmed
-from tests.shrunk import quick_compilation
 from tests.systems.cfbi.cases import SYSTEMS, Runner, mobilenet_spec, official_variables
+from tests.tiny import quick_compilation
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.nn.deeplab_dense import Maps
 from vos_jax.systems.cfbi.model import CFBI, Prediction, network_size

@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from tests.fixtures import golden_parameters, load_npz, load_spec
-from tests.shrunk import quick_compilation
+from tests.tiny import quick_compilation
 from vos_jax.configs.feelvos import get_config
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.ops.resize import resize_nearest

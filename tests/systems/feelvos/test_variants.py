@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.shrunk import Encoded, lively, quick_compilation
+from tests.systems.feelvos.encoded import Encoded
+from tests.systems.promises import stream
+from tests.tiny import lively, quick_compilation
 from vos_jax.configs.feelvos import ABLATION, get_config
 from vos_jax.inference.rollout import advance
 from vos_jax.systems.base import one_hot
+from vos_jax.systems.feelvos.model import FEELVOS
 
 SIZE, GRID = (48, 64), (12, 16)
 FEATURES, CHANNELS, WINDOW = 8, 6, 2
@@ -113,6 +116,11 @@ def test_soft_feedback_differs_from_hard_from_the_third_frame_on(frames, masks):
     assert 0 < soft[2].min() and soft[2].max() < 1
 
 
+def test_masks_are_fed_back_hard_unless_told_otherwise():
+    assert not FEELVOS().traits.soft_feedback
+    assert FEELVOS(previous_mask="soft").traits.soft_feedback
+
+
 def test_an_unknown_feedback_is_refused(frames, masks):
     with pytest.raises(ValueError, match=r"previous_mask: expected .*'hard', 'soft'.*found 'sof'"):
         Tracker(frames, masks, previous_mask="sof")
@@ -123,3 +131,11 @@ def test_three_nearest_neighbours_are_farther_than_one(frames, masks):
     assert np.isfinite(three[0]).all() and not np.allclose(one[0], three[0], atol=1e-4)
     near, far = one[1][..., 0], three[1][..., 0]
     assert (near <= far + 1e-6).all() and (near < far).mean() > 0.9
+
+
+def test_an_object_without_pixels_at_stride_4_is_never_predicted(tiny_feelvos, clip):
+    frames, masks = clip
+    first = masks[0].copy()
+    first[1, 1] = 3  # one pixel between the stride-4 samples
+    labels, _ = stream(*tiny_feelvos, frames, {0: first})
+    assert not (labels[1:] == 3).any()

@@ -9,15 +9,14 @@ import sys
 import jax
 import numpy as np
 
-from tests.shrunk import quick_compilation
-from tests.systems.stm.cases import tiny_stm
+from tests.tiny import quick_compilation, tiny_system
 from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.systems.views import Views
 
 
 def main(source: str, out: str) -> None:
     arrays = dict(np.load(source))
-    model, variables = tiny_stm()
+    model, variables = tiny_system("stm")
     spread = model.clone(memory_devices=8, capacity=8)
     results = {"unspread": stream(model, variables, arrays)[0]}
     results["probabilities"], segmenter = stream(spread, variables, arrays)

@@ -1,0 +1,107 @@
+"""What the tests over all systems share: promises, a clip of three objects, ways through it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vos_jax.inference.rollout import rollout
+from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.systems.base import VOSModel, one_hot
+from vos_jax.systems.table import SYSTEMS
+
+# Largest difference of probabilities that only rounding tells apart. It is 1e-6 to 1e-5 on all
+# processors, since masks are fed back and the tiny networks have large gains; another mask or
+# memory makes 1e-2 and more.
+CLOSE = 1e-4
+PROMISES: set[str] = set()
+
+Answers = tuple[np.ndarray, np.ndarray]
+
+
+def promise(test: Callable[..., None]) -> Callable[..., None]:
+    """Marks a test of every system in SYSTEMS; it gets the name as `system`.
+
+    Its own name without "test_" is the promise's. A system whose entry says in `exempt` why it does
+    not keep it is skipped with that reason.
+    """
+    name = test.__name__.removeprefix("test_")
+    PROMISES.add(name)
+    cases = []
+    for system, entry in SYSTEMS.items():
+        skip = [pytest.mark.skip(reason=entry.exempt[name])] if name in entry.exempt else []
+        cases.append(pytest.param(system, marks=skip))
+    return pytest.mark.parametrize("system", cases, scope="module")(test)
+
+
+def three_objects(clip: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The clip with its second object cut into two, side by side: ids 1 to 3."""
+    frames, masks = clip
+    masks = masks.copy()
+    for labels in masks:
+        columns = np.flatnonzero((labels == 2).any(axis=0))
+        right = labels[:, columns[len(columns) // 2] :]
+        right[right == 2] = 3
+    return frames, masks
+
+
+def only(labels: np.ndarray, *ids: int) -> np.ndarray:
+    """Labels without the other objects."""
+    return np.where(np.isin(labels, ids), labels, 0).astype(np.uint8)
+
+
+def stream(
+    model: VOSModel,
+    variables: dict[str, Any],
+    frames: np.ndarray,
+    given: dict[int, np.ndarray],
+    **settings: Any,
+) -> Answers:
+    """The clip through the streaming segmenter; `given` maps frame number -> label map.
+
+    Returns labels [T, H, W] and probabilities [T, K+1, H, W], 0 before an object is known.
+    """
+    segmenter = VideoSegmenter(model, variables, **settings)
+    labels, channels = [], []
+    for t, frame in enumerate(frames):
+        labels.append(segmenter.step(frame, given.get(t)))
+        channels.append(segmenter.probabilities())
+    room = [len(channels[-1]) - len(x) for x in channels]
+    padded = [np.pad(x, ((0, n), (0, 0), (0, 0))) for x, n in zip(channels, room, strict=True)]
+    return np.stack(labels), np.stack(padded)
+
+
+def roll(
+    model: VOSModel,
+    variables: dict[str, Any],
+    frames: np.ndarray,
+    masks: np.ndarray,
+    given: np.ndarray | None = None,
+) -> np.ndarray:
+    """Probabilities [T-1, N+1, H, W] of the rollout, without what is pasted into them.
+
+    masks: as labels; given: bool [T, N], None: all objects come with the first frame.
+    """
+    inputs = np.stack([model.preprocess(frame) for frame in frames])[None]
+    count, size = int(masks.max()), masks.shape[1:]
+    given = None if given is None else jnp.asarray(given)[None]
+
+    @jax.jit
+    def run(variables, inputs, labels):
+        shown, valid = one_hot(labels, count)[None], jnp.ones((1, count), bool)
+        predictions, *_ = rollout(model, variables, inputs, shown, valid, given=given)
+        return jax.vmap(lambda prediction: model.probabilities(prediction, size))(predictions)
+
+    return np.asarray(run(variables, inputs, masks)[:, 0])
+
+
+def assert_same(found: Answers, expected: Answers) -> None:
+    """Probabilities alike, and labels where two of them do not tie within that tolerance."""
+    np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=CLOSE)
+    second, first = np.sort(expected[1], axis=1)[:, -2:].swapaxes(0, 1)
+    clear = first - second > 2 * CLOSE
+    assert clear.mean() > 0.9
+    np.testing.assert_array_equal(found[0][clear], expected[0][clear])

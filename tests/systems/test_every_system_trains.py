@@ -1,0 +1,169 @@
+"""What every system of SYSTEMS promises about training: losses, gradients, numbers, a whole run."""
+
+import json
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from flax import traverse_util
+
+from tests import tiny
+from tests.systems.promises import promise
+from vos_jax import main as command
+from vos_jax.data.masks import read_mask
+from vos_jax.systems.build import build_model, variable_shapes
+from vos_jax.train.objective import make_objective
+from vos_jax.train.optim import fits
+from vos_jax.train.setup import build_training
+
+# Largest difference of gradients, as a share of the largest one in the array: a ReLU whose input is
+# within rounding of 0 passes its gradient in one program and not in the other, and then one of a
+# few thousand pixels counts or does not. A padded slot that takes part changes all of them.
+CLOSE = 1e-2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    with tiny.quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(system):
+    return tiny.get_config(system)
+
+
+@pytest.fixture(scope="module")
+def batch(config):
+    """Masks and valid slots: a clip with one object and one with two."""
+    examples = tiny.examples(config, 8)
+    counts = examples["valid"].sum(axis=1)
+    chosen = [int(np.flatnonzero(counts == n)[0]) for n in (1, 2)]
+    return {key: rows[chosen] for key, rows in examples.items()}
+
+
+@pytest.fixture(scope="module")
+def gradients(system, config):
+    """Function of a batch -> losses [B] and gradients of what is not a backbone's, by path.
+
+    In the released form, whose normalisations keep their statistics; dropout and sampling are on.
+    """
+    model, variables = tiny.tiny_system(system)
+    scopes = tuple("/".join(scope) + "/" for scope in model.traits.backbone_scopes)
+    flat = traverse_util.flatten_dict(variables["params"], sep="/")
+    trained = {path: x for path, x in flat.items() if not path.startswith(scopes)}
+    frozen = {path: x for path, x in flat.items() if path.startswith(scopes)}
+    objective = make_objective(model, config.train, config.loss)
+
+    @jax.jit
+    def run(trained, frozen, statistics, batch):
+        def loss(trained):
+            params = traverse_util.unflatten_dict({**frozen, **trained}, sep="/")
+            whole = {"params": params, **statistics}
+            losses, *_ = objective(whole, batch, jnp.int32(50), jax.random.key(1))
+            return losses.sum(), losses
+
+        (_, losses), found = jax.value_and_grad(loss, has_aux=True)(trained)
+        return losses, found
+
+    statistics = {name: x for name, x in variables.items() if name != "params"}
+    return lambda batch: jax.device_get(run(trained, frozen, statistics, batch))
+
+
+@pytest.fixture(scope="module")
+def expected(gradients, batch):
+    losses, found = gradients(batch)
+    assert losses.min() > 0.1
+    largest = {path: np.abs(x).max() for path, x in found.items()}
+    # some are truly 0, such as those of a bias that moves all logits alike
+    assert np.mean([x > 1e-3 * max(largest.values()) for x in largest.values()]) > 0.5
+    return losses, found
+
+
+def assert_same(found, expected):
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
+    floor = 1e-3 * max(np.abs(x).max() for x in expected[1].values())
+    for path, x in expected[1].items():
+        atol = CLOSE * max(np.abs(x).max(), floor)
+        np.testing.assert_allclose(found[1][path], x, rtol=0, atol=atol, err_msg=path)
+
+
+@promise
+def test_padded_slots_change_neither_losses_nor_gradients(system, gradients, batch, expected):
+    padded = np.pad(batch["valid"], ((0, 0), (0, 2)))
+    assert_same(gradients({**batch, "valid": padded}), expected)
+
+
+@promise
+def test_permuted_ids_give_the_same_losses_and_gradients(system, gradients, batch, expected):
+    order = np.arange(256, dtype=np.uint8)
+    order[[1, 2]] = [2, 1]
+    swapped = {"masks": order[batch["masks"]], "valid": batch["valid"][:, ::-1]}
+    assert_same(gradients({**batch, **swapped}), expected)
+
+
+@promise
+def test_in_bfloat16_state_and_losses_stay_float32(system, config, batch):
+    """Parameters, statistics, their average and the optimizer; by their types alone."""
+    config = config.copy_and_resolve_references()
+    config.model.dtype = "bfloat16"
+    training = build_training(config, tiny.lively(variable_shapes(build_model(config.model))))
+    state, step = training.state, training.step
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
+    kinds = {x.dtype.name for x in jax.tree.leaves((after, metrics))}
+    assert "float32" in kinds and "bfloat16" not in kinds
+    assert "bf16" in str(jax.make_jaxpr(step)(state, batch))  # it is computed in it
+
+
+@promise
+def test_a_run_trains_stops_goes_on_where_it_was_and_is_scored(
+    system, config, tmp_path, monkeypatch
+):
+    call = ["main", f"--config={tiny.__file__}:{system}", f"--workdir={tmp_path}"]
+    batches = command.batches
+
+    def stopped(*args, **kwargs):
+        for i, batch in enumerate(batches(*args, **kwargs)):
+            if i == 1:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "batches", stopped)
+        with pytest.raises(SystemExit) as stop:
+            command.main([*call, "--mode=train"])
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert [step.name for step in (tmp_path / "last").iterdir()] == ["2"]
+    before = _params(tmp_path / "last/2")
+    command.main(call)
+
+    lines = (tmp_path / "logs/metrics.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in lines]
+    assert [line["resumed_from"] for line in lines if "resumed_from" in line] == [2]
+    trained = [line for line in lines if line.get("kind") == "train"]
+    assert [line["step"] for line in trained] == [1, 2, 3, 4]
+    assert all(np.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in trained)
+    after = _params(tmp_path / "last/4")
+    trainable = {path for path in after if not fits(config.optim.freeze, path)}
+    moved = {path for path in after if not np.array_equal(before[path], after[path])}
+    assert moved <= trainable
+    modules, moving = ({path.split("/")[0] for path in paths} for paths in (trainable, moved))
+    assert moving == modules
+
+    results = tmp_path / "results/step_4"
+    scores = json.loads((results / "scores.json").read_text())["metrics"]
+    assert 0 <= scores["J&F-Mean"] <= 1
+    masks = sorted((results / "masks/test-0000").iterdir())
+    assert [file.name for file in masks] == [f"{t:05d}.png" for t in range(tiny.TEST_FRAMES)]
+    assert read_mask(masks[-1]).shape == (96, 160)
+
+
+def _params(step: Path) -> dict[str, np.ndarray]:
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        params = checkpointer.restore(step / "variables")["params"]
+    return traverse_util.flatten_dict(params, sep="/")
