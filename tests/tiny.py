@@ -111,7 +111,7 @@ def examples(config: ConfigDict, rows: int) -> dict[str, np.ndarray]:
     """The first training examples of the config's main stage: frames, masks and valid slots."""
     drawn = Examples.of(config.data, config.seed)
     chosen = [drawn.example(i) for i in range(rows)]
-    return {key: np.stack([e[key] for e in chosen]) for key in ("frames", "masks", "valid")}
+    return {key: np.stack([e[key] for e in chosen]) for key in ("frames", "labels", "valid")}
 
 
 def _clips(split: str, videos: int, frames: int) -> ConfigDict:

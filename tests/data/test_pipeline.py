@@ -12,7 +12,7 @@ from vos_jax.data.pipeline import Examples, batches
 from vos_jax.data.sources import Source, open_sources
 from vos_jax.data.synthetic import synthetic_videos
 
-KEYS = ("frames", "masks", "valid", "source_index")
+KEYS = ("frames", "labels", "valid", "source_index")
 
 
 def make(sources=None, **options):
@@ -38,9 +38,9 @@ def test_an_example_depends_on_seed_and_number_only():
 def test_examples_have_the_declared_form():
     example = make().example(0)
     assert example["frames"].shape == (3, 64, 80, 3) and example["frames"].dtype == np.float32
-    assert example["masks"].shape == (3, 64, 80) and example["masks"].dtype == np.uint8
+    assert example["labels"].shape == (3, 64, 80) and example["labels"].dtype == np.uint8
     assert example["valid"].dtype == bool and example["source_index"].dtype == np.int32
-    ids = np.unique(example["masks"][0])
+    ids = np.unique(example["labels"][0])
     assert ids[(ids > 0) & (ids < 255)].tolist() == list(range(1, example["valid"].sum() + 1))
     assert example["valid"].shape == (4,) and example["name"].startswith("synthetic-v1/train-")
 
@@ -109,8 +109,8 @@ def test_balanced_examples_have_visible_objects_in_one_window():
     examples = make(balance=Balance(tries=5, pixels=100), **options)
     for i in range(12):
         example = examples.example(i)
-        reference, count = example["masks"][0], example["valid"].sum()
-        assert 1 <= count <= 2 and example["masks"].max() == count
+        reference, count = example["labels"][0], example["valid"].sum()
+        assert 1 <= count <= 2 and example["labels"].max() == count
         assert all((reference == k).sum() > 100 for k in range(1, count + 1))
         same_frame = example["source_index"] == example["source_index"][0]
         assert (example["frames"][same_frame] == example["frames"][0]).all()

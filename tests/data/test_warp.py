@@ -161,5 +161,5 @@ def test_a_still_image_makes_a_clip_with_motion():
         choose="still",
         warp=Warp(rotate=20.0, zoom=(0.8, 1.2)),
     ).example(0)
-    assert (made["masks"][0] != made["masks"][1]).any()
-    assert (made["masks"] == 1).any(axis=(1, 2)).all()
+    assert (made["labels"][0] != made["labels"][1]).any()
+    assert (made["labels"] == 1).any(axis=(1, 2)).all()

@@ -102,7 +102,7 @@ def test_padded_slots_change_neither_losses_nor_gradients(system, gradients, bat
 def test_permuted_ids_give_the_same_losses_and_gradients(system, gradients, batch, expected):
     order = np.arange(256, dtype=np.uint8)
     order[[1, 2]] = [2, 1]
-    swapped = {"masks": order[batch["masks"]], "valid": batch["valid"][:, ::-1]}
+    swapped = {"labels": order[batch["labels"]], "valid": batch["valid"][:, ::-1]}
     assert_same(gradients({**batch, **swapped}), expected)
 
 

@@ -39,7 +39,7 @@ def batch(frames):
     for t in range(frames):
         masks[0, t].flat[: 2**t] = 1
     inputs = np.zeros((1, frames, 8, 8, 3), np.float32)
-    return {"frames": inputs, "masks": masks, "valid": np.ones((1, 1), bool)}
+    return {"frames": inputs, "labels": masks, "valid": np.ones((1, 1), bool)}
 
 
 @pytest.mark.parametrize("frames", [4, T])
@@ -61,10 +61,10 @@ def test_without_teacher_forcing_true_masks_of_later_frames_are_not_even_looked_
     def loss(masks, forced_steps):
         train = {"num_given": 1, "teacher_forcing_steps": forced_steps}
         objective = make_objective(Echo(), train, {})
-        data = {**batch(T), "masks": masks}
+        data = {**batch(T), "labels": masks}
         return objective({}, data, jnp.int32(9), jax.random.key(0))[0]
 
-    masks = batch(T)["masks"]
+    masks = batch(T)["labels"]
     programs = [str(jax.make_jaxpr(lambda m, n=n: loss(m, n))(masks)) for n in (0, 3)]
     assert len(programs[0]) < len(programs[1])
     np.testing.assert_array_equal(loss(masks, 0), loss(masks, 3))  # and step 9 is past 3

@@ -133,7 +133,7 @@ class Examples:
     def example(self, i: int) -> dict:
         """Training example i.
 
-        Returns frames float32 [T, h, w, 3] in 0..255, masks uint8 [T, h, w] (0 background, 1..N
+        Returns frames float32 [T, h, w, 3] in 0..255, labels uint8 [T, h, w] (0 background, 1..N
         objects, 255 void), valid bool [N], name "dataset/video", source_index int32 [T].
         Raises ValueError naming the videos tried where every draw was rejected; that of the
         file where one cannot be read (unless skipped).
@@ -192,7 +192,7 @@ class Examples:
             masks, count = choose_visible_objects(masks, rng, self.max_objects, pixels)
         return dict(
             frames=frames,
-            masks=masks,
+            labels=masks,
             valid=np.arange(self.max_objects) < count,
             name=f"{clip.dataset}/{clip.name}",
             source_index=clip.source_index,
@@ -321,13 +321,13 @@ def _stream(
     cv2.setNumThreads(0)  # the workers are the parallelism, as long as they run
     try:
         dataset = _dataset(make, examples, local, workers, prefetch)
-        for index, frames, masks, valid, names, source_index in dataset.as_numpy_iterator():
+        for index, frames, labels, valid, names, source_index in dataset.as_numpy_iterator():
             failed = next((int(i) for i in index if int(i) in failures), None)
             if failed is not None:
                 raise failures[failed]
             yield dict(
                 frames=frames,
-                masks=masks,
+                labels=labels,
                 valid=valid,
                 name=[name.decode() for name in names],
                 source_index=source_index,
@@ -340,7 +340,7 @@ def _stream(
 def _columns(example: dict) -> tuple:
     return (
         example["frames"],
-        example["masks"],
+        example["labels"],
         example["valid"],
         example["name"].encode(),
         example["source_index"],

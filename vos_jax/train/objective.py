@@ -24,7 +24,7 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
     scale, num_given = settings.pop("scale", 1.0), train["num_given"]
 
     def objective(variables, batch, step, rng):
-        labels, valid = batch["masks"], batch["valid"]
+        labels, valid = batch["labels"], batch["valid"]
         predictions, masks, batch_stats = rollout(
             model,
             variables,

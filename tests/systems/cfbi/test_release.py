@@ -246,7 +246,7 @@ def test_training_losses_and_gradients_match_the_release(system):
     objective = make_objective(model, {"num_given": 2, "teacher_forcing_steps": 1}, {})
     batch = {
         "frames": np.moveaxis(case["frames"], 0, 1)[..., ::-1],
-        "masks": np.moveaxis(case["labels"], 0, 1),
+        "labels": np.moveaxis(case["labels"], 0, 1),
         "valid": np.arange(2) < case["gt_ids"][:, None],
     }
 

@@ -190,7 +190,7 @@ def _training_step(variables, case):
     objective = make_objective(model, {"num_given": 2, "teacher_forcing_steps": 1}, {})
     batch = {
         "frames": case["frames"].reshape(2, 3, *case["frames"].shape[1:]),
-        "masks": case["masks"].reshape(2, 3, *case["masks"].shape[1:]),
+        "labels": case["masks"].reshape(2, 3, *case["masks"].shape[1:]),
         "valid": np.array([[True, True], [True, False]]),
     }
 

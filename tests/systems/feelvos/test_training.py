@@ -108,7 +108,7 @@ def gradients(config):
         objective = make_objective(model, config.train, config.loss)
 
         def loss(head, inputs):
-            batch = {"frames": inputs, "masks": masks, "valid": valid}
+            batch = {"frames": inputs, "labels": masks, "valid": valid}
             given = {"params": {"head": head}}
             losses, _, _ = objective(given, batch, jnp.int32(50), jax.random.key(1))
             return losses.sum(), losses
@@ -117,7 +117,7 @@ def gradients(config):
 
     def compute(batch, dtype):
         (of_head, of_inputs), losses = losses_and_gradients(
-            head, inputs, batch["masks"], batch["valid"], dtype
+            head, inputs, batch["labels"], batch["valid"], dtype
         )
         parts = {"features": of_inputs[..., :split], "embeddings": of_inputs[..., split:]}
         return np.asarray(losses), named({"head": of_head, **parts})

@@ -198,7 +198,7 @@ def _training_step(detach):
     case, variables = load_npz("stm", "case_c"), _official_variables("seed_c")
     model = STM(length=3, detach=detach)
     objective = make_objective(model, {"num_given": 1, "teacher_forcing_steps": 0}, {})
-    batch = {"frames": case["frames"][None], "masks": case["masks"][None]}
+    batch = {"frames": case["frames"][None], "labels": case["masks"][None]}
     batch["valid"] = np.ones((1, 2), bool)
     flat = traverse_util.flatten_dict(variables["params"], sep="/")
     paths = {source(path.split("/")).name: path for path in flat}
