@@ -18,7 +18,7 @@ demo: .venv/.runtime  ## train FEELVOS on embedded synthetic clips, evaluate it,
 
 test: .venv/.dev  ## lint, then the whole suite
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -5,6 +5,12 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Workers of pytest-xdist disturb each other least when each keeps to cores of its own.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+if WORKER is not None and hasattr(os, "sched_setaffinity"):
+    cores, count = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.sched_setaffinity(0, cores[int(WORKER.removeprefix("gw")) :: count] or cores)
+
 CACHE = Path(tempfile.gettempdir()) / "vos_jax_test_cache"
 # In the environment, so that tests which start a process share it too.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
@@ -34,3 +40,8 @@ def clip():
             frames[t, y : y + 14, x : x + 16] = texture[k]
             masks[t, y : y + 14, x : x + 16] = k + 1
     return frames, masks
+
+
+def pytest_collection_modifyitems(items):
+    """Systems first: their files take longest, and no worker should begin one at the end."""
+    items.sort(key=lambda item: "systems" not in item.path.parts)
