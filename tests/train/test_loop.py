@@ -119,6 +119,15 @@ def test_a_logged_loss_is_the_mean_since_the_last_line(tmp_path):
     np.testing.assert_allclose(coarse["loss"], (fine[3] + fine[4]) / 2, rtol=1e-6)
 
 
+def test_clips_that_were_skipped_are_counted_in_the_log(tmp_path):
+    def skipping(start):
+        for i, batch in enumerate(batches_of(4)(start)):
+            yield {**batch, "bad_clips": i}
+
+    run(toy_config(), tmp_path, skipping)
+    assert [line.get("bad_clips") for line in lines(tmp_path)] == [1, 3, 5]
+
+
 def test_a_finished_run_only_evaluates(tmp_path):
     config = toy_config(steps=2)
     run(config, tmp_path)

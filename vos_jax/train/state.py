@@ -39,7 +39,7 @@ class TrainState:
             batch_stats=jax.tree.map(jnp.asarray, variables.get("batch_stats", {})),
             opt_state=tx.init(params),
             ema=jax.tree.map(jnp.copy, params) if ema else None,
-            rng=jax.random.PRNGKey(seed),
+            rng=jax.random.PRNGKey(seed),  # a plain array, which every version of Orbax saves
         )
 
     def variables(self, ema: bool = False) -> dict:
