@@ -24,7 +24,7 @@ lint: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 docs: .venv/.dev  ## docs/api/: the public names, from their docstrings
-	$(BIN)/pdoc --docformat google --no-show-source -o docs/api vos_jax '!vos_jax.'
+	PYTHONPATH=. $(BIN)/python docs/build_api.py
 
 clean:
 	rm -rf .venv runs/demo
