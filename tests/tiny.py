@@ -29,21 +29,21 @@ def tiny_section(system: str, **fields: Any) -> dict[str, Any]:
 
 
 def tiny_system(system: str, **fields: Any) -> tuple[VOSModel, dict[str, Any]]:
-    """The tiny system and lively variables."""
+    """The tiny system, with fields replaced, and lively variables."""
     model = build_model(tiny_section(system, **fields))
     return model, lively(variable_shapes(model))
 
 
-def lively(shapes: Mapping[str, Any]) -> dict[str, Any]:
+def lively(shapes: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
     """Variables by rule, numpy arrays: what a system says depends on frames, masks and memory.
 
     Kernels are normal by their inputs, scales of normalisations 0.5 to 1, other small parameters
     0.05 to 0.3 with either sign, statistics near those of normal activations. Each array follows
-    from its path and its shape alone. Fresh variables say less: last layers begin near zero.
+    from the seed, its path and its shape. Fresh variables say less: last layers begin near zero.
     """
 
     def draw(path: str, x: Any) -> np.ndarray:
-        rng, leaf = np.random.default_rng(zlib.crc32(path.encode())), path.split("/")[-1]
+        rng, leaf = np.random.default_rng([seed, zlib.crc32(path.encode())]), path.split("/")[-1]
         if leaf == "var":
             value = rng.uniform(0.6, 1.4, x.shape)
         elif leaf == "mean":

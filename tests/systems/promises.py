@@ -1,5 +1,6 @@
 """What the tests over all systems share: promises, a clip of three objects, ways through it."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -86,16 +87,30 @@ def roll(
     masks: as labels; given: bool [T, N], None: all objects come with the first frame.
     """
     inputs = np.stack([model.preprocess(frame) for frame in frames])[None]
-    count, size = int(masks.max()), masks.shape[1:]
-    given = None if given is None else jnp.asarray(given)[None]
+    run = compiled_roll(model, int(masks.max()), masks.shape[1:])
+    return np.asarray(run(variables, inputs, masks, None if given is None else given[None])[:, 0])
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_roll(model: VOSModel, objects: int, size: tuple[int, int]) -> Callable[..., jax.Array]:
+    """The jitted rollout of clips of `size`; its variables may change from call to call."""
 
     @jax.jit
-    def run(variables, inputs, labels):
-        shown, valid = one_hot(labels, count)[None], jnp.ones((1, count), bool)
+    def run(variables, inputs, labels, given):
+        shown, valid = one_hot(labels, objects)[None], jnp.ones((1, objects), bool)
         predictions, *_ = rollout(model, variables, inputs, shown, valid, given=given)
         return jax.vmap(lambda prediction: model.probabilities(prediction, size))(predictions)
 
-    return np.asarray(run(variables, inputs, masks)[:, 0])
+    return run
+
+
+def says_something(probabilities: np.ndarray) -> bool:
+    """Whether answers [T, K+1, H, W] depend on the place and on the frame, and no label is lost."""
+    labels = probabilities.argmax(axis=1)
+    shares = [(labels == k).mean() for k in range(probabilities.shape[1])]
+    spread = probabilities.std(axis=(2, 3)).mean(axis=0)
+    change = np.abs(probabilities[-1] - probabilities[0]).max()
+    return min(shares) > 0.05 and spread.min() > 0.02 and change > 0.05
 
 
 def assert_same(found: Answers, expected: Answers) -> None:

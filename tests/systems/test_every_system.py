@@ -7,7 +7,6 @@ compiled programs. A new system gets all of this by its entry.
 import gc
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,18 +18,18 @@ from tests.systems.promises import (
     only,
     promise,
     roll,
+    says_something,
     stream,
     three_objects,
 )
-from tests.tiny import quick_compilation, tiny_system
-from vos_jax.inference.rollout import rollout
+from tests.tiny import lively, quick_compilation, tiny_section
 from vos_jax.inference.streaming import VideoSegmenter, compiled
-from vos_jax.systems.base import one_hot
-from vos_jax.systems.build import model_fields
+from vos_jax.systems.build import build_model, model_fields, variable_shapes
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.systems.views import Views
 
 LATER = 3  # the frame in which the third object comes
+HALF = 0.02  # share of the largest value that eight bits of mantissa may cost
 VIEWS = {"scales": (1.0, 1.3), "flip": True}
 
 
@@ -41,21 +40,22 @@ def quickly():
 
 
 @pytest.fixture(scope="module")
-def built(system):
-    """The tiny model and lively variables."""
-    return tiny_system(system)
+def built(system, clip):
+    """The tiny model, and the first lively variables with which its answers say something."""
+    model = build_model(tiny_section(system))
+    shapes = variable_shapes(model)
+    for seed in range(50):
+        variables = lively(shapes, seed)
+        if says_something(roll(model, variables, *clip)):
+            return model, variables
+    raise AssertionError("none of 50 sets of variables: is memory or mask left out?")
 
 
 @pytest.fixture(scope="module")
 def streamed(built, clip):
-    """Answers for the clip's two objects, which say something."""
+    """Answers for the clip's two objects."""
     frames, masks = clip
-    labels, probabilities = stream(*built, frames, {0: masks[0]})
-    objects = probabilities[1:, 1:]
-    assert objects.max() > 0.6 and objects.min() < 0.3
-    assert np.abs(objects[-1] - objects[0]).max() > 0.05  # the frames differ, and so do they
-    assert len(np.unique(labels[1:])) > 1
-    return labels, probabilities
+    return stream(*built, frames, {0: masks[0]})
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_ids_may_be_any_and_come_in_any_order(system, built, clip):
     frames, masks = three_objects(clip)
     table = np.array([0, 200, 7, 31], np.uint8)
     labels, probabilities = stream(*built, frames, {0: masks[0]})
-    assert probabilities[1:].max(axis=(0, 2, 3)).min() > 0.3  # each object has its say
+    assert probabilities[1:].std(axis=(2, 3)).mean(axis=0).min() > 0.01
     order = np.argsort(table)
     expected = table[labels], probabilities[:, order]
     assert_same(stream(*built, frames, {0: table[masks[0]]}), expected)
@@ -188,20 +188,15 @@ def test_views_of_a_mirrored_video_give_the_mirrored_results(system, built, clip
 
 
 @promise
-def test_bfloat16_answers_almost_as_float32(system, built, clip):
+def test_bfloat16_answers_almost_as_float32(system, built, clip, streamed):
+    """On average: what is rounded near a decision moves single pixels by more."""
     model, variables = built
     frames, masks = clip
-    inputs = np.stack([model.preprocess(frame) for frame in frames[:2]])[None]
-    shown, valid = one_hot(jnp.asarray(masks[:2]), 2)[None], jnp.ones((1, 2), bool)
-
-    @jax.jit
-    def answer(variables):
-        half = model.clone(dtype="bfloat16")
-        found, *_ = rollout(half, variables, inputs, shown, valid)
-        return half.probabilities(jax.tree.map(lambda x: x[0], found), masks.shape[1:])
-
-    found = np.asarray(answer(variables))
-    print("BF16", system, np.abs(found[0] - stream(*built, frames[:2], {0: masks[0]})[1][1]).max())
+    half = model.clone(dtype="bfloat16")
+    found = roll(half, variables, frames[:2], masks[:2])
+    assert found.dtype == np.float32
+    difference = np.abs(found - streamed[1][1:2])
+    assert 0.01 * HALF < difference.mean() < HALF * streamed[1][1].max()
 
 
 def test_every_system_has_a_scale_for_views():
