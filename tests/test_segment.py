@@ -5,9 +5,10 @@ from PIL import Image
 
 from vos_jax import segment as command
 from vos_jax.data.frames import open_frames
+from vos_jax.data.given_masks import GivenMasks, frame_stems
 from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.inference.writers import FrameResult
-from vos_jax.segment import GivenMasks, frame_stems, segment
+from vos_jax.segment import segment
 
 SIZE = (10, 14)
 
