@@ -12,6 +12,7 @@ from vos_jax.data.augment import (
 )
 from vos_jax.data.sampling import RejectedClip, reference_and_run
 from vos_jax.data.synthetic import synthetic_videos
+from vos_jax.ops.resize import nearest_indices
 
 
 def ramp(h, w):
@@ -24,6 +25,13 @@ def test_nearest_index_rounds_half_up_and_reaches_both_corners():
     assert nearest_index(465, 117).tolist() == list(range(0, 465, 4))
     assert nearest_index(3, 5).tolist() == [0, 1, 1, 2, 2]
     assert nearest_index(4, 9)[[0, -1]].tolist() == [0, 3]
+    assert nearest_index(2, 83)[41] == 0  # just below a half
+
+
+def test_nearest_index_is_that_of_the_network():
+    for n in (2, 3, 7, 33, 240, 465):
+        for m in (2, 5, 83, 117, 240):
+            assert nearest_index(n, m).tolist() == nearest_indices(n, m).tolist(), (n, m)
 
 
 def test_without_change_the_pictures_pass_through():

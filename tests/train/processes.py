@@ -15,7 +15,7 @@ import numpy as np
 
 def main(process: int, port: str, workdir: str, case: str) -> None:
     jax.distributed.initialize(
-        f"localhost:{port}", num_processes=2, process_id=process, initialization_timeout=120
+        f"localhost:{port}", num_processes=2, process_id=process, initialization_timeout=1200
     )
     from tests.train.toy import batches_of, run, toy_config
     from vos_jax.train.partition import broadcast, fetch

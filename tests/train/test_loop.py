@@ -176,7 +176,7 @@ def launch(workdir, steps, stop_before):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
         check=False,
     )
 

@@ -33,7 +33,7 @@ def launch(workdir, case):
         for process in (0, 1)
     ]
     try:
-        said = [process.communicate(timeout=300)[1] for process in started]
+        said = [process.communicate(timeout=1200)[1] for process in started]
     finally:
         for process in started:
             process.kill()

@@ -205,9 +205,13 @@ def _renumbered(
 
 
 def nearest_index(n: int, m: int) -> np.ndarray:
-    """Source index [m] of nearest-neighbour resizing n -> m, align_corners=True, half rounds up."""
+    """Source index [m] of nearest-neighbour resizing n -> m, align_corners=True, half rounds up.
+
+    The same as ops.resize.nearest_indices, without JAX, which processes that read data do without.
+    """
     step = np.float32(n - 1) / np.float32(max(m - 1, 1))
-    index = np.floor(np.arange(m, dtype=np.float32) * step + np.float32(0.5))
+    # the halves are added in float64: in float32, 0.49999997 + 0.5 is 1
+    index = np.floor((np.arange(m, dtype=np.float32) * step).astype(np.float64) + 0.5)
     return np.minimum(index.astype(int), n - 1)
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation with frozen or live statistics, and the convolution blocks built on it.
+"""Batch normalisation with fixed or live statistics, and the convolution blocks built on it.
 
 Deviations from flax.linen.BatchNorm: the running variance takes the unbiased batch variance, as
 PyTorch's does, and `norm_eval` keeps the running statistics in training too (scale and bias still
