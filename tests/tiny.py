@@ -95,6 +95,7 @@ def shrunk(config: ConfigDict) -> ConfigDict:
     if config.data.pretrain.steps:
         config.data.pretrain.update({"steps": 1, "train": _clips("train", 3, FRAMES)})
     config.train.update({"steps": 4, "batch": 2, "teacher_forcing_steps": 2, "ema": 0.5})
+    config.data.balance.pixels = 10  # clips and crops are small
     config.train.save_steps = 0
     # a run of fewer steps is then the beginning of a longer one
     config.optim.update({"steps": 10, "warmup_steps": 0})

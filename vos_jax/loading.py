@@ -8,6 +8,7 @@ from vos_jax.checkpoint_folder import import_variables
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.systems.base import VOSModel
 from vos_jax.systems.build import build_inference_model, build_model, model_fields
+from vos_jax.systems.table import SYSTEMS
 
 
 def load(checkpoint: str, config: ConfigDict | None = None) -> VideoSegmenter:
@@ -32,6 +33,12 @@ def load_model(
 ) -> tuple[VOSModel, dict[str, Any], ConfigDict]:
     """The model as it is run, its variables and the config that counts; arguments as in `load`."""
     variables, stored = import_variables(checkpoint)
+    name = stored["model"]["name"]
+    if name not in SYSTEMS:
+        raise ValueError(
+            f"{checkpoint} holds {name!r} alone, which is no system that could be run; a backbone "
+            "goes to --config.init.backbone"
+        )
     if config is None:
         config = ConfigDict(stored)
     elif fields := _differing_fields(stored["model"], config.model):

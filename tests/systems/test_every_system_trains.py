@@ -41,7 +41,7 @@ def config(system):
 @pytest.fixture(scope="module")
 def batch(config):
     """Masks and valid slots: a clip with one object and one with two."""
-    examples = tiny.examples(config, 8)
+    examples = tiny.examples(config, 24)
     counts = examples["valid"].sum(axis=1)
     chosen = [int(np.flatnonzero(counts == n)[0]) for n in (1, 2)]
     return {key: rows[chosen] for key, rows in examples.items()}

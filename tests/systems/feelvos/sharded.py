@@ -18,6 +18,7 @@ from vos_jax.train.partition import build_mesh, shard_batch
 from vos_jax.train.setup import begin_training
 
 ROWS = 8
+SEED = 49  # of lively variables whose losses and gradients say something
 MESHES = {"data": (8, 1), "fsdp": (1, 8)}
 
 
@@ -33,7 +34,7 @@ def training(config: ConfigDict, data: int, fsdp: int):
     config.mesh.update({"data": data, "fsdp": fsdp})
     model, mesh = build_model(config.model), build_mesh(config.mesh)
     objective = make_objective(model, config.train, config.loss)
-    variables = tiny.lively(variable_shapes(model))
+    variables = tiny.lively(variable_shapes(model), SEED)
     return *begin_training(config, objective, variables, mesh, min_size=16), mesh
 
 

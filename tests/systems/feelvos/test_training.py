@@ -96,7 +96,7 @@ def gradients(config):
     The features are random.
     """
     model = build_model(config.model)
-    head = tiny.lively(variable_shapes(model))["params"]["head"]
+    head = tiny.lively(variable_shapes(model), sharded.SEED)["params"]["head"]
     split = config.model.decoder_channels
     shape = (sharded.ROWS, 3, 12, 12, split + config.model.embedding_dim)
     inputs = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
