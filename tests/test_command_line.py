@@ -27,12 +27,16 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "typed", ["feelvos", "feelvos.py", "configs/feelvos.py", "any/where/feelvos.py"]
-)
+@pytest.mark.parametrize("typed", ["feelvos", "feelvos.py", "configs/feelvos.py"])
 @pytest.mark.parametrize("preset", ["", ":paper"])
 def test_a_carried_config_is_found_by_its_name_whatever_the_folder(elsewhere, typed, preset):
     assert find_config(typed + preset) == f"{config_folder() / 'feelvos.py'}{preset}"
+
+
+@pytest.mark.parametrize("typed", ["mine/feelvos.py", "/somewhere/configs/feelvos.py:small"])
+def test_a_mistyped_path_of_an_own_file_is_not_taken_for_a_carried_config(elsewhere, typed):
+    with pytest.raises(ValueError, match="there is no file .*did you mean 'feelvos'"):
+        find_config(typed)
 
 
 @pytest.mark.parametrize("typed", ["feelvos", "feelvos.py", "./feelvos.py:small", "mine.py"])
@@ -56,8 +60,7 @@ def test_an_unknown_config_is_refused_with_the_known_ones_and_the_nearest(elsewh
     with pytest.raises(flags.Error) as refused:
         parsed(f"--config={typed}")
     assert str(refused.value).endswith(
-        f"there is no file '{path}', and vos_jax carries no config of that name, only "
-        f"{known}{ending}"
+        f"there is no file '{path}'; by their names vos_jax carries {known}{ending}"
     )
 
 

@@ -100,19 +100,19 @@ def carried_configs() -> list[str]:
 def find_config(typed: str) -> str:
     """FILE[:PRESET] for what was typed after --config.
 
-    A file that exists is that file. Else the name decides, with or without folder and .py:
-    `feelvos`, `configs/feelvos.py` and `feelvos:paper` are the config that vos_jax carries.
-    Raises ValueError, with the known names, where it carries none of that name.
+    A file that exists is that file. Else `feelvos`, `feelvos.py` and `configs/feelvos.py` are the
+    config that vos_jax carries; any other path is somebody's own file, which is not there.
+    Raises ValueError with the known names.
     """
     path, colon, preset = typed.partition(":")
     if Path(path).is_file():
         return typed
     name, known = Path(path).name.removesuffix(".py"), carried_configs()
-    if name in known:
+    if name in known and str(Path(path).parent) in (".", "configs"):
         return f"{config_folder() / name}.py{colon}{preset}"
     near = get_close_matches(name, known, n=1)
     raise ValueError(
-        f"there is no file {path!r}, and vos_jax carries no config of that name, only "
+        f"there is no file {path!r}; by their names vos_jax carries "
         + ", ".join(known)
         + (f"; did you mean {near[0]!r}?" if near else "")
     )

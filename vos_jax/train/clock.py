@@ -42,13 +42,14 @@ class Clock:
 
         Empty before a step has been measured.
         """
-        now, waited = self._now(), self._waited
-        if self._begun is None or done <= self._window[0]:
+        if self._begun is None:
             return {}
-        elapsed = now - self._window[1]
+        now, waited = self._now(), self._waited
+        measured, elapsed = done - self._window[0], now - self._window[1]
+        self._window, self._waited = (max(done, self._begun[0]), now), 0.0
+        if measured <= 0:
+            return {}
         left = (last - done) * (now - self._begun[1]) / (done - self._begun[0])
-        measured = done - self._window[0]
-        self._window, self._waited = (done, now), 0.0
         return {
             "steps_per_second": measured / elapsed,
             "data_wait": waited / elapsed,
