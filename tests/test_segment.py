@@ -1,16 +1,26 @@
+import cv2
 import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
 
+from tests.data.image_bytes import encoded
+from tests.data.trees import write_video
 from vos_jax import segment as command
-from vos_jax.data.frames import open_frames
-from vos_jax.data.given_masks import GivenMasks, frame_stems
-from vos_jax.data.masks import read_mask, write_mask
+from vos_jax.data import masks
+from vos_jax.data.frames import FrameSource, open_frames
+from vos_jax.data.given_masks import GivenMasks
+from vos_jax.data.image_file import upright
+from vos_jax.data.masks import read_mask
 from vos_jax.inference.writers import FrameResult
 from vos_jax.segment import segment
 
 SIZE = (10, 14)
+
+
+def write_mask(path, labels):
+    path.parent.mkdir(exist_ok=True)
+    masks.write_mask(path, labels)
 
 
 class StubSegmenter:
@@ -54,9 +64,19 @@ def mask(*ids):
     return labels
 
 
+def video_of(frames):
+    """A video file of as many black frames, by what GivenMasks asks of it."""
+
+    def read():
+        for t in range(frames):
+            yield f"{t:05d}", "v.mp4", np.zeros((*SIZE, 3), np.uint8)
+
+    return FrameSource("v.mp4", SIZE, None, read, turn=lambda stem: 1)
+
+
 def track(video, masks="masks"):
     frames, collector = open_frames(video / "frames"), Collector()
-    given = GivenMasks(video / masks, *frame_stems(frames))
+    given = GivenMasks(video / masks, frames)
     ids = segment(StubSegmenter(), frames, given, [collector])
     return ids, collector.results
 
@@ -145,30 +165,133 @@ def test_a_mask_that_matches_no_frame_is_listed(video):
 def test_masks_beyond_the_end_of_a_video_of_unknown_length_are_listed(video):
     write_mask(video / "masks/00000.png", mask(1))
     write_mask(video / "masks/00007.png", mask(1))
-    given = GivenMasks(video / "masks", ["00000"], complete=False)
-    frames = [(f"{t:05d}", np.zeros((*SIZE, 3), np.uint8)) for t in range(3)]
+    frames = video_of(3)
+    given = GivenMasks(video / "masks", frames)
     with pytest.raises(ValueError, match=r"00007\.png.*00000 to 00002"):
         segment(StubSegmenter(), frames, given, [])
 
 
+@pytest.mark.parametrize("name", ["0", "frame_00000", "000000"])
+def test_a_mask_whose_name_no_video_frame_can_have_is_refused_at_once(video, name):
+    write_mask(video / f"masks/{name}.png", mask(1))
+    with pytest.raises(ValueError, match=rf"{name}\.png; the frames of a video are called 00000"):
+        GivenMasks(video / "masks", video_of(3))
+
+
 def test_missing_and_empty_mask_folders_are_refused(video):
     with pytest.raises(FileNotFoundError, match="no mask at .*nothing"):
-        GivenMasks(video / "nothing", ["a"])
+        GivenMasks(video / "nothing", video_of(1))
     with pytest.raises(FileNotFoundError, match="holds no .png mask"):
-        GivenMasks(video / "masks", ["a"])
+        GivenMasks(video / "masks", video_of(1))
 
 
 def test_no_frames_are_refused(video):
     write_mask(video / "masks/f2.png", mask(1))
     with pytest.raises(ValueError, match="no frames to segment"):
-        segment(StubSegmenter(), [], GivenMasks(video / "masks", ["f2"]), [])
+        given = GivenMasks(video / "masks", open_frames(video / "frames"))
+        segment(StubSegmenter(), [], given, [])
 
 
 def test_an_output_folder_with_content_is_refused_in_one_line(video, run):
     write_mask(video / "masks/f2.png", mask(1))
-    with pytest.raises(SystemExit, match="error: .*masks is not empty.*--overwrite"):
-        run(out="masks")
-    run("--overwrite", out="masks")
+    write_mask(video / "out/f9.png", mask(5))
+    with pytest.raises(SystemExit, match="error: .*out is not empty.*--overwrite"):
+        run()
+    run("--overwrite")
+    assert np.unique(read_mask(video / "out/f9.png")).tolist() == [1]
+
+
+def test_files_of_a_longer_run_are_left_and_named(video, run, capsys):
+    write_mask(video / "masks/f2.png", mask(1))
+    for name in ("f9", "f12", "f13"):
+        write_mask(video / f"out/{name}.png", mask(5))
+    (video / "out/notes.txt").write_text("mine")
+    run("--overwrite")
+    said = capsys.readouterr().err
+    assert "out also holds 2 older .png files that this run did not write: f12.png, f13.png" in said
+    assert (video / "out/notes.txt").exists()
+    assert np.unique(read_mask(video / "out/f12.png")).tolist() == [0, 5]
+
+
+@pytest.mark.parametrize(
+    ("flag", "place"),
+    [
+        ("out", "frames"),
+        ("out", "masks"),
+        ("out", "out/../frames/"),
+        ("out", "link"),
+        ("overlay", "out"),
+        ("overlay", "frames"),
+        ("maps", "out"),
+        ("maps", "masks"),
+    ],
+)
+def test_no_output_may_be_an_input_or_another_output(video, run, flag, place):
+    write_mask(video / "masks/f2.png", mask(1))
+    (video / "link").symlink_to(video / "frames")
+    with pytest.raises(SystemExit, match=f"error: --{flag} .* is .*, which would be overwritten"):
+        run("--overwrite", f"--{flag}={video}/{place}")
+    assert sorted(f.name for f in video.iterdir()) == ["frames", "link", "masks"]
+    assert len(list((video / "frames").iterdir())) == 4
+
+
+def test_probabilities_are_no_image(video, run):
+    write_mask(video / "masks/f2.png", mask(1))
+    with pytest.raises(SystemExit, match=r"masks/f2\.png: expected a name that ends in \.npz"):
+        run("--overwrite", f"--probabilities={video}/masks/f2.png")
+
+
+def test_the_folder_of_the_one_mask_is_no_place_for_results(video, run):
+    write_mask(video / "drawn/f2.png", mask(4))
+    with pytest.raises(SystemExit, match="is the folder of --mask"):
+        run("--overwrite", masks="drawn/f2.png", out="drawn")
+
+
+def test_a_tilde_is_the_home_folder(video, run, monkeypatch, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    write_mask(video / "masks/f2.png", mask(1))
+    run("--out=~/masks", "--overlay=~/o.gif")
+    assert len(list((home / "masks").iterdir())) == 4 and (home / "o.gif").exists()
+
+
+def test_void_and_empty_later_masks_are_told(video, run, capsys):
+    write_mask(video / "masks/f2.png", mask(7, 255))
+    write_mask(video / "masks/f10.png", mask())
+    run()
+    said = capsys.readouterr().err
+    assert "f2.png: 14 pixels are 255, which means void" in said
+    assert "f10.png holds no object and changes nothing" in said
+
+
+def test_masks_may_end_in_capitals(video):
+    write_mask(video / "masks/f2.PNG", mask(3))
+    assert track(video)[0] == [3]
+
+
+def test_frames_on_their_side_take_masks_that_lie_either_way(video, capsys):
+    for file in (video / "frames").iterdir():
+        file.write_bytes(encoded(np.zeros((*SIZE, 3), np.uint8), "PNG", turn=6))
+    write_mask(video / "masks/f2.png", mask(1, 2))
+    _, results = track(video)
+    assert results[1].frame.shape == (14, 10, 3)
+    np.testing.assert_array_equal(results[0].labels, upright(mask(1, 2), 6))
+    assert "4 frames were turned as their EXIF orientation says" in capsys.readouterr().err
+    write_mask(video / "masks/f2.png", mask(1, 2).T)
+    np.testing.assert_array_equal(track(video)[1][0].labels, mask(1, 2).T)
+
+
+def test_the_overlay_of_a_video_runs_as_fast_as_the_video(video, run, monkeypatch):
+    path = write_video(video / "v.avi", frames=6, fps=60)
+    write_mask(video / "drawn.png", np.ones((48, 64), np.uint8))
+    run(f"--frames={path}", f"--mask={video}/drawn.png", f"--overlay={video}/o.mp4")
+    overlay = cv2.VideoCapture(str(video / "o.mp4"))
+    assert overlay.get(cv2.CAP_PROP_FPS) == 60 and overlay.get(cv2.CAP_PROP_FRAME_COUNT) == 6
+    assert sorted(f.name for f in video.iterdir() if f.name.startswith((".", "o"))) == [
+        "o.mp4",
+        "out",
+    ]
 
 
 def test_too_many_probabilities_leave_no_output_behind(video, run, monkeypatch):

@@ -9,12 +9,16 @@ in the workdir). Paths may be remote (etils.epath).
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+
+from vos_jax.files import write_whole
+from vos_jax.notes import note
 
 
 def export_variables(
@@ -53,11 +57,21 @@ def import_variables(path: str | epath.Path) -> tuple[dict, dict]:
             f"{path}: no config.json in {folder} or the two folders above it, so the model of "
             "these variables is unknown; point to the whole workdir or exported folder"
         )
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        stored = metadata_tree(checkpointer.metadata(folder / "variables"))
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
-        variables = checkpointer.restore(folder / "variables", restore_args=as_numpy)
-    return variables, read_json(config_path)
+    return _read_variables(folder / "variables"), read_json(config_path)
+
+
+def _read_variables(folder: epath.Path) -> dict:
+    """All arrays as numpy; ValueError names the folder where they cannot be read."""
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            stored = metadata_tree(checkpointer.metadata(folder))
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+            return checkpointer.restore(folder, restore_args=as_numpy)
+    except Exception as error:  # of Orbax, TensorStore and what they stand on: any kind
+        raise ValueError(
+            f"{folder}: the variables cannot be read ({first_line(error)}); the checkpoint is"
+            " damaged: use another step, or copy or convert it again"
+        ) from error
 
 
 def _find_step(path: epath.Path) -> epath.Path:
@@ -66,15 +80,23 @@ def _find_step(path: epath.Path) -> epath.Path:
     if (path / "variables").exists():
         return path
     for folder in (path / "best", path / "last", path):
-        steps = ocp.utils.checkpoint_steps(folder) if folder.is_dir() else []
-        if steps and (folder / str(max(steps)) / "variables").exists():
-            return folder / str(max(steps))
+        for step in step_folders(folder):
+            reason = damage(step, ["variables"])
+            if reason is None:
+                return step
+            note(f"{step} is skipped: it {reason}")
     found = sorted(child.name for child in path.iterdir())[:8] if path.is_dir() else "a file"
     raise FileNotFoundError(
         f"{path} is no checkpoint (it holds {found or 'nothing'}): expected a folder written by "
         "vos_jax.convert, a workdir with best/<step> or last/<step>, or such a step folder; an "
         "official checkpoint must be converted first (python -m vos_jax.convert)"
     )
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, without the lines for its developers."""
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def plain_config(config: Any) -> dict:
@@ -100,16 +122,45 @@ def absolute(path: str | epath.PathLike) -> epath.Path:
 
 
 def read_json(path: epath.Path) -> dict:
-    """The content of a JSON file."""
-    return json.loads(path.read_text())
+    """The content of a JSON file; ValueError names it where it cannot be read."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # also of bytes that are no text
+        raise ValueError(
+            f"{path}: not a readable JSON file ({error}); it was cut off or damaged: put a copy in"
+            " its place"
+        ) from error
 
 
 def write_json(path: epath.Path, content: dict) -> None:
     """Writes a JSON file whole or not at all: an interruption leaves what was there before."""
-    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-    if "://" in str(path):  # an object store replaces an object at once
-        path.write_text(text)
-        return
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(path)
+    write_whole(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def damage(step: epath.Path, items: Sequence[str]) -> str | None:
+    """Why the folder of a step cannot be read, as far as its files tell; None if nothing does.
+
+    items: the folders that it must hold, such as variables.
+    """
+    if not step.is_dir():
+        return "is a file"
+    for item in items:
+        if not (step / item).is_dir():
+            return f"has no folder {item}"
+        description = step / item / ("metadata" if item == "score" else "_METADATA")
+        try:
+            json.loads(description.read_text())
+        except (OSError, ValueError) as error:
+            return f"{item}/{description.name} cannot be read ({type(error).__name__})"
+        index = step / item / "manifest.ocdbt"
+        if item != "score" and not (index.exists() and index.stat().length):
+            return f"{item}/manifest.ocdbt is missing or empty"
+    return None
+
+
+def step_folders(folder: epath.Path) -> list[epath.Path]:
+    """What is called like a step in last/ or best/, the newest first."""
+    if not folder.is_dir():
+        return []
+    found = [entry for entry in folder.iterdir() if entry.name.isdecimal()]
+    return sorted(found, key=lambda entry: int(entry.name), reverse=True)

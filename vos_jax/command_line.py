@@ -1,6 +1,8 @@
 """What the commands share: flags, --config FILE[:PRESET], and ending with a clear error."""
 
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -56,6 +58,13 @@ def flag(
         flags.DEFINE_integer(name, default, meaning, lower_bound=at_least, flag_values=values)
     else:
         flags.DEFINE_string(name, default, meaning, flag_values=values)
+
+
+def path_flag(
+    values: flags.FlagValues, name: str, meaning: str, default: str | None = None
+) -> None:
+    """Define --name in `values`, a path; ~ is the home folder, also in --name=~/x."""
+    flags.DEFINE(_PathParser(), name, default, meaning, flag_values=values)
 
 
 def parse_flags(
@@ -135,6 +144,16 @@ def say_config(values: flags.FlagValues) -> None:
         print(f"config: {found} (carried by vos_jax; there is no file {path!r} here)", flush=True)
 
 
+class _PathParser(flags.ArgumentParser):
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return os.path.expanduser(argument)
+
+    def flag_type(self) -> str:
+        return "string"
+
+
 class _CarriedToo(flags.ArgumentParser):
     """The library's parser of --config behind `find_config`."""
 
@@ -154,8 +173,9 @@ def run_command(
 ) -> None:
     """A command from argv to its last line, which `run` returns.
 
-    description: printed with the flags by --help. Wrong flags and `errors` end the process with
-    one message that says what to do, any other exception with its traceback.
+    description: printed with the flags by --help. Wrong flags, `errors`, devices that are not
+    there and an interrupt from the keyboard end the process with one message that says what to do,
+    any other exception, a fault of ours, with its traceback.
     """
     try:
         args = parse(argv)
@@ -165,7 +185,31 @@ def run_command(
         closing = run(args)
     except (flags.Error, *errors) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+    except MemoryError as error:
+        sys.exit(f"error: out of memory ({error}); shrink the frames or take fewer of them")
+    except Exception:
+        if problem := _missing_devices():
+            sys.exit(f"error: {problem}")
+        raise
     print(closing)
+
+
+def _missing_devices() -> str | None:
+    """What is wrong with JAX_PLATFORMS, where JAX finds no device for it."""
+    if "jax" not in sys.modules:  # a command that needs no device
+        return None
+    try:
+        sys.modules["jax"].devices()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[:1] or ["no such device here"]
+        return (
+            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {reason[0]}; unset the variable,"
+            " or set it to cpu, cuda or tpu where such devices and their jaxlib are installed"
+        )
+    return None
 
 
 def _with_underscores(name: re.Match) -> str:

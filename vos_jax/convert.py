@@ -11,7 +11,7 @@ or to --config.init.backbone (a backbone).
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from vos_jax.command_line import (
     flag,
     new_flags,
     parse_flags,
+    path_flag,
     run_command,
     say_config,
 )
@@ -35,6 +36,7 @@ from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.resnet import DEPTHS, ResNet
 from vos_jax.nn.xception import Xception65
+from vos_jax.notes import note
 from vos_jax.official import deeplab_dense, mobilenet_v2, resnet, xception
 from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.official.naming import Imported
@@ -74,12 +76,47 @@ def convert(
             )
         target = variable_shapes(build_model(config.model))
     try:
-        imported = importer(read_arrays(source), target)
+        imported = _imported(importer, read_arrays(source), target)
     except ValueError as error:
         raise ValueError(f"{source} as {name}: {error}") from error
     manifest = build_manifest(config) | {"source": str(source), "unused": imported.unused}
     export_variables(out, imported.variables, config, manifest)
     return imported
+
+
+def _imported(
+    importer: Importer, arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]
+) -> Imported:
+    """What the importer makes of arrays, whose names may all have one prefix too many."""
+    try:
+        return importer(arrays, target)
+    except ValueError as error:
+        for prefix in _prefixes(arrays):
+            inner = {
+                name.removeprefix(prefix): array
+                for name, array in arrays.items()
+                if name.startswith(prefix)
+            }
+            try:
+                imported = importer(inner, target)
+            except ValueError:
+                continue
+            if len(inner) == len(arrays):
+                note(f"the prefix {prefix!r} of all names was left out")
+                return imported
+            raise ValueError(
+                f"the {len(inner)} arrays whose names have the prefix {prefix!r} fit, but there are"
+                f" {len(arrays) - len(inner)} others; save these alone, without the prefix, as an"
+                " .npz and convert that"
+            ) from error
+        raise
+
+
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """What names begin with, up to three words each followed by a point, the longest last."""
+    words = (name.split(".")[:-1] for name in names)
+    found = {".".join(w[:n]) + "." for w in words for n in range(1, min(len(w), 3) + 1)}
+    return sorted(found, key=len)
 
 
 def summary(imported: Imported, out: str | os.PathLike) -> str:
@@ -108,8 +145,8 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     values = new_flags(argv)
     names = [*released_systems(), *BACKBONES]
     flag(values, "model", None, "what the checkpoint holds", choices=names)
-    flag(values, "source", None, "the official file, or an .npz of it")
-    flag(values, "out", None, "folder to write; may be gs://")
+    path_flag(values, "source", "the official file, or an .npz of it")
+    path_flag(values, "out", "folder to write; may be gs://")
     parse_flags(values, argv, required=("model", "source", "out"))
     if values.help:
         return values

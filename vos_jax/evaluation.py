@@ -23,6 +23,7 @@ from tqdm import tqdm
 from vos_jax.data.clip import Video
 from vos_jax.data.sources import evaluation_videos, open_sources
 from vos_jax.data.youtube_vos import read_categories
+from vos_jax.files import write_whole
 from vos_jax.inference.overlay import OverlayWriter
 from vos_jax.inference.streaming import VideoSegmenter, bucket
 from vos_jax.inference.writers import FrameResult, MaskWriter, Writer
@@ -154,6 +155,8 @@ class Evaluation:
         self._config = config
         self._model = build_inference_model(config)
         self._videos = evaluation_videos(open_sources(config.data, "eval"))
+        named = {name for video in self._videos for name in video.categories or ()}
+        self.protocol.check_seen(named)
         self._floors = {name: FLOORS[name](config) for name in config.eval.floors}
 
     def check_metric(self) -> None:
@@ -305,4 +308,4 @@ def _write(out_dir: epath.Path, results: Results, overwrite: bool) -> None:
             settings={**results.settings, "method": name},
             overwrite=overwrite,
         )
-    (out_dir / "tables.txt").write_text(results.report() + "\n")
+    write_whole(out_dir / "tables.txt", f"{results.report()}\n".encode())

@@ -24,6 +24,7 @@ from vos_jax.command_line import (
     flag,
     new_flags,
     parse_flags,
+    path_flag,
     run_command,
     say_config,
 )
@@ -121,15 +122,14 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags(argv)
-    flag(
+    path_flag(
         values,
         "workdir",
-        None,
         "checkpoints, logs and results; may be gs://; default: runs/NAME_PRESET of the config, with"
         " --checkpoint runs/eval_CHECKPOINT",
     )
     flag(values, "mode", MODES[0], "what to do", choices=MODES)
-    flag(values, "checkpoint", None, "what eval scores instead of the workdir")
+    path_flag(values, "checkpoint", "what eval scores instead of the workdir")
     flag(values, "overwrite", False, "eval: replace results that exist")
     parse_flags(values, argv)
     if values.help:

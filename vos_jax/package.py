@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from vos_jax.command_line import flag, new_flags, parse_flags, run_command
+from vos_jax.command_line import flag, new_flags, parse_flags, path_flag, run_command
 from vos_jax.data.sources import ROOT_VARIABLE
 from vos_jax.inference.submission import (
     SERVERS,
@@ -33,11 +33,11 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     values = new_flags()
     root = os.environ.get(ROOT_VARIABLE)
     flag(values, "benchmark", None, "whose server the zip is for", choices=SERVERS)
-    flag(values, "pred", None, "folder of <sequence>/<frame>.png; may be gs://")
-    flag(values, "out", None, "the zip to write; may be gs://")
-    flag(values, "data", root, "root of the data set in its official layout")
+    path_flag(values, "pred", "folder of <sequence>/<frame>.png; may be gs://")
+    path_flag(values, "out", "the zip to write; may be gs://")
+    path_flag(values, "data", "root of the data set in its official layout", root)
     flag(values, "split", None, f"of YouTube-VOS (default: {SPLIT})", choices=YOUTUBE_SPLITS)
-    flag(values, "meta", None, "of YouTube-VOS: another meta.json")
+    path_flag(values, "meta", "of YouTube-VOS: another meta.json")
     flag(values, "overwrite", False, "replace an existing zip")
     parse_flags(values, argv, required=("benchmark", "pred", "out", "data"))
     given = [f"--{name}" for name in ("split", "meta") if values[name].value]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from vos_jax.command_line import flag, new_flags, parse_flags, run_command
+from vos_jax.command_line import flag, new_flags, parse_flags, path_flag, run_command
 from vos_jax.data.davis import RESOLUTIONS
 from vos_jax.metrics import tables
 from vos_jax.metrics.protocols import PROTOCOLS, TEMPORAL
@@ -24,15 +24,15 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags()
     flag(values, "protocol", None, "what is counted and how", choices=PROTOCOLS)
-    flag(values, "gt", None, "root of the data set in its official layout")
-    flag(values, "pred", None, "folder of sequence folders with results")
-    flag(values, "out", None, "folder for the CSVs and scores.json")
+    path_flag(values, "gt", "root of the data set in its official layout")
+    path_flag(values, "pred", "folder of sequence folders with results")
+    path_flag(values, "out", "folder for the CSVs and scores.json")
     flag(values, "set", None, "list or part of the data set (default: val, test...)")
     flag(values, "workers", 1, "processes", at_least=1)
     flag(values, "by", None, "a further table of groups", choices=tables.GROUPINGS)
     flag(values, "resolution", None, "DAVIS: folder of masks", choices=RESOLUTIONS)
-    flag(values, "meta", None, "youtube-vos: another meta.json")
-    flag(values, "seen", None, "youtube-vos: file with the seen categories")
+    path_flag(values, "meta", "youtube-vos: another meta.json")
+    path_flag(values, "seen", "youtube-vos: file with the seen categories")
     flag(values, "temporal", "none", "davis2016: T, in which sequences", choices=TEMPORAL)
     flag(values, "average", "", "fbms: frames; youtube-objects, segtrack: sequences")
     flag(values, "allow_missing", False, "leave out what has no result")

@@ -13,10 +13,18 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from vos_jax.command_line import flag, new_flags, parse_flags, run_command, say_config
-from vos_jax.data.clip import object_ids
+from vos_jax.command_line import (
+    flag,
+    new_flags,
+    parse_flags,
+    path_flag,
+    run_command,
+    say_config,
+)
+from vos_jax.data.clip import VOID, object_ids
 from vos_jax.data.frames import FrameSource, open_frames
-from vos_jax.data.given_masks import GivenMasks, frame_stems
+from vos_jax.data.given_masks import GivenMasks
+from vos_jax.files import keep_apart
 from vos_jax.inference.overlay import OverlayWriter
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.inference.writers import (
@@ -27,6 +35,10 @@ from vos_jax.inference.writers import (
     Writer,
 )
 from vos_jax.loading import load
+from vos_jax.notes import note
+
+INPUTS = ("checkpoint", "frames", "mask")
+OUTPUTS = ("out", "overlay", "probabilities", "maps")
 
 
 def segment(
@@ -55,6 +67,8 @@ def segment(
         given = masks.at(stem, frame.shape[:2])
         if not stems:
             _check_first(stem, given, masks)
+        if given is not None:
+            _tell(masks.name(stem), given)
         labels = segmenter.step(frame, given)
         result = FrameResult(stem, frame, labels, tuple(segmenter.ids), segmenter.probabilities)
         for writer in writers:
@@ -79,26 +93,39 @@ def _check_first(stem: str, mask: np.ndarray | None, masks: GivenMasks) -> None:
         )
 
 
+def _tell(name: str, mask: np.ndarray) -> None:
+    """What a given mask holds that a user may not expect."""
+    void = int((mask == VOID).sum())
+    if void:
+        note(f"{name}: {void} pixels are 255, which means void: unknown, of no object")
+    if not object_ids(mask):
+        note(
+            f"{name} holds no object and changes nothing: a later mask adds or corrects the objects"
+            " in it, and no others"
+        )
+
+
 def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises absl's flags.Error where it is wrong."""
     values = new_flags(argv)
-    flag(values, "checkpoint", None, "folder written by convert, a workdir or a step folder")
-    flag(values, "frames", None, "folder of images or a video file")
-    flag(values, "mask", None, "mask PNG of the first frame, or a folder of <frame stem>.png")
-    flag(values, "out", None, "folder for <frame stem>.png label maps")
-    flag(values, "overlay", None, "video of the result: .mp4, .gif or a folder")
-    flag(values, "probabilities", None, "one .npz with all probabilities, at most 2 GB")
-    flag(values, "maps", None, "folder for one .npz of probabilities per frame")
-    flag(values, "overwrite", False, "replace what is there")
-    parse_flags(values, argv, required=("checkpoint", "frames", "mask", "out"))
+    path_flag(values, "checkpoint", "folder written by convert, a workdir or a step folder")
+    path_flag(values, "frames", "folder of images or a video file")
+    path_flag(values, "mask", "mask PNG of the first frame, or a folder of <frame stem>.png")
+    path_flag(values, "out", "folder for <frame stem>.png label maps")
+    path_flag(values, "overlay", "video of the result: .mp4, .gif or a folder")
+    path_flag(values, "probabilities", "one .npz with all probabilities, at most 2 GB")
+    path_flag(values, "maps", "folder for one .npz of probabilities per frame")
+    flag(values, "overwrite", False, "replace files of the names that are written")
+    parse_flags(values, argv, required=INPUTS + OUTPUTS[:1])
     return values
 
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns what was written."""
     say_config(args)
+    keep_apart(*({f"--{name}": args[name].value for name in part} for part in (INPUTS, OUTPUTS)))
     frames = open_frames(args.frames)
-    masks = GivenMasks(args.mask, *frame_stems(frames))
+    masks = GivenMasks(args.mask, frames)
     segmenter = load(args.checkpoint, args.config)
     with ExitStack() as stack:
         writers = [stack.enter_context(w) for w in _writers(args, frames, masks)]
@@ -117,7 +144,7 @@ def _writers(args: flags.FlagValues, frames: FrameSource, masks: GivenMasks) -> 
     if args.maps:
         yield MapWriter(args.maps, masks.ids(), args.overwrite)
     if args.overlay:
-        yield OverlayWriter(args.overlay, overwrite=args.overwrite)
+        yield OverlayWriter(args.overlay, overwrite=args.overwrite, fps=frames.fps)
 
 
 def main(argv: Sequence[str]) -> None:

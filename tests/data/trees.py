@@ -31,6 +31,16 @@ def write_image(path, image: np.ndarray) -> None:
     assert cv2.imwrite(str(path), image[..., ::-1])
 
 
+def write_video(path, frames: int, fps: float = 25):
+    """A video file of `frame(0)`, `frame(1)`, ..., in a format that every OpenCV writes."""
+    codec = cv2.VideoWriter_fourcc(*"MJPG")
+    writer = cv2.VideoWriter(str(path), codec, fps, SIZE[::-1])
+    for t in range(frames):
+        writer.write(np.ascontiguousarray(frame(t)[..., ::-1]))
+    writer.release()
+    return path
+
+
 def davis_tree(root, names=("bear", "dog"), length=5, split="train", ids=(1, 2), masks=None):
     """DAVIS 2017 layout; masks: number of annotated frames (default all)."""
     for number, name in enumerate(names):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.image_bytes import grey_png
 from tests.data.trees import SIZE, davis_tree, labels
 from tests.inference.results import davis_results, filled, write_masks, youtube_results
 from vos_jax.data.masks import davis_palette, write_mask
@@ -114,12 +115,19 @@ def test_colour_image_is_refused_even_in_davis_colours(tmp_path):
     assert has(message, "not a palette or grey PNG: ", "save the mask as palette PNG")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", None])
-def test_unreadable_mask_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"\x89PNG\r\n\x1a\n", "cut off"),
+        (None, "cut off"),
+    ],
+)
+def test_unreadable_mask_is_refused(tmp_path, content, reason):
     data, pred = davis_results(tmp_path)
     file = pred / "bear/00001.png"
     file.write_bytes(file.read_bytes()[:-60] if content is None else content)
-    assert has(refusal(data, pred), r"bear/00001\.png: cannot be read", "write the mask again")
+    assert has(refusal(data, pred), rf"bear/00001\.png: {reason}")
 
 
 def test_jpeg_behind_a_png_name_is_refused(tmp_path):
@@ -211,9 +219,23 @@ def test_palette_shorter_than_256_colours_is_right_while_its_colours_are(tmp_pat
     image.save(tmp_path / "small.png", bits=2)
     values, why = read_values(tmp_path / "small.png")
     assert (values == filled(1, 2)).all() and why is None
-    image.putpalette(davis_palette()[:4, ::-1].tobytes())
+    image.putpalette((davis_palette()[:4] // 3).tobytes())
     image.save(tmp_path / "small.png", bits=2)
     assert read_values(tmp_path / "small.png")[1] == "other colours"
+
+
+def test_palette_with_the_colours_of_other_ids_is_refused(tmp_path):
+    image = Image.fromarray(filled(1, 2))
+    image.putpalette(davis_palette()[[0, 2, 1]].tobytes())
+    image.save(tmp_path / "sorted.png")
+    with pytest.raises(ValueError, match="index 1 has the DAVIS colour of id 2"):
+        read_values(tmp_path / "sorted.png")
+
+
+def test_grey_of_two_bits_holds_its_values(tmp_path):
+    (tmp_path / "grey.png").write_bytes(grey_png(filled(1, 3), bits=2))
+    values, why = read_values(tmp_path / "grey.png")
+    assert (values == filled(1, 3)).all() and why == "grey"
 
 
 def test_palette_of_the_data_sets_own_files_is_right(tmp_path):

@@ -16,6 +16,7 @@ unsupervised test splits have no mask at all. Source: davis2017-evaluation (davi
 and fperazzi/davis.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -23,8 +24,8 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import VOID, Objects, Video
-from vos_jax.data.folders import frames_of, read_at, some
-from vos_jax.data.frames import list_images, read_image
+from vos_jax.data.folders import frames_of, read_at, read_lines, read_on_frame, some
+from vos_jax.data.frames import list_masks, read_image
 from vos_jax.data.masks import read_mask
 
 YEARS = (2016, 2017)
@@ -113,12 +114,23 @@ def _sequences(root: epath.Path, split: str, candidates: list[epath.Path], year:
             f"{' or '.join(map(str, candidates))}: no such list of sequences;"
             f" splits that exist for year {year}: {', '.join(known) or 'none'}"
         )
-    lines = [line.strip() for line in found.read_text().splitlines() if line.strip()]
-    # "/JPEGImages/480p/bear/00000.jpg ..." names the sequence in the last folder of the path.
-    names = [line.split()[0].split("/")[-2] if "/" in line else line for line in lines]
+    names = [_sequence(line, found) for line in read_lines(found)]
     if not names:
         raise ValueError(f"{found}: the list of sequences is empty")
     return list(dict.fromkeys(names))
+
+
+def _sequence(line: str, path: epath.Path) -> str:
+    """The name in a line: all of it, or that in "/JPEGImages/480p/NAME/00000.jpg /Annot..."."""
+    if "/" not in line:
+        return line
+    name = re.match(r"(?:[^/]*/)*?([^/]+)/[^/.]+\.\w+(?:\s|$)", line)
+    if name is None:
+        raise ValueError(
+            f"{path}: expected a sequence or '/JPEGImages/480p/SEQUENCE/00000.jpg' a line, found"
+            f" {line!r}"
+        )
+    return name[1]
 
 
 def _open_sequence(
@@ -137,18 +149,19 @@ def _open_sequence(
     stems = [file.stem for file in frame_files]
     by_stem = {}
     if annotated:
-        by_stem = {file.stem: file for file in list_images(masks) if file.suffix == ".png"}
+        by_stem = {file.stem: file for file in list_masks(masks)}
         _check_masks(masks, stems, set(by_stem))
     mask_files = [by_stem.get(stem) for stem in stems]
-    load_mask = partial(read_at, partial(read_mask, binary=True if year == 2016 else None))
+    read = partial(read_mask, binary=True if year == 2016 else None)
+    load_mask = partial(read_on_frame, read, frame_files, mask_files)
     return Video(
         name=name,
         dataset=f"davis{year}",
         frame_names=stems,
         mask_files=[None if file is None else str(file) for file in mask_files],
         load_frame=partial(read_at, read_image, frame_files),
-        load_mask=partial(load_mask, mask_files),
-        describe=partial(_described, describe, partial(load_mask, mask_files), frame_files)
+        load_mask=load_mask,
+        describe=partial(_described, describe, load_mask, frame_files)
         if annotated
         else partial(_unknown_objects, frame_files),
     )

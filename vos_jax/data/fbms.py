@@ -27,13 +27,11 @@ How an image becomes foreground, and how that is known:
 No copy of the data set was at hand: this was tested on generated data.
 """
 
-import io
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
 
 from vos_jax.data.clip import VOID, Objects, Video
 from vos_jax.data.folders import (
@@ -46,6 +44,7 @@ from vos_jax.data.folders import (
     subfolders,
 )
 from vos_jax.data.frames import read_image
+from vos_jax.data.image_file import load, open_image, read_bytes
 from vos_jax.data.masks import read_mask
 
 SPLITS = {"train": "Trainingset", "test": "Testset"}
@@ -88,7 +87,7 @@ def read_regions(path, regions: Regions | None = None) -> np.ndarray:
     certain.
     """
     path = epath.Path(path)
-    if path.suffix == ".png":
+    if path.suffix.lower() == ".png":
         labels = read_mask(path, binary=True)
         if (labels == VOID).any():
             raise ValueError(
@@ -98,7 +97,7 @@ def read_regions(path, regions: Regions | None = None) -> np.ndarray:
         return labels
     values = _values(path)
     if regions is None:
-        background = WHITE if path.suffix == ".ppm" else 0
+        background = WHITE if path.suffix.lower() == ".ppm" else 0
         if not (values == background).any():
             raise ValueError(
                 f"{path}: expected {'white' if background else 'black'} background, found none, and"
@@ -116,12 +115,8 @@ def read_regions(path, regions: Regions | None = None) -> np.ndarray:
 
 def _values(path: epath.Path) -> np.ndarray:
     """Integer [H, W]: grey value, or the colour as one number."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such ground truth file")
-    try:
-        image = np.asarray(Image.open(io.BytesIO(path.read_bytes())))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    data = read_bytes(path, "ground truth file")
+    image = np.asarray(load(open_image(data, str(path)), str(path)))
     if image.ndim == 2:
         return image
     red, green, blue = (image[..., channel].astype(np.int32) for channel in range(3))
@@ -163,7 +158,7 @@ def _objects(load_mask, annotated: list[bool]) -> Objects:
 def _ground_truth(folder: epath.Path) -> list[epath.Path]:
     files = [f for f in folder.iterdir() if "PROB" not in f.name and not f.name.startswith(".")]
     for kind in KINDS:
-        found = [file for file in files if file.suffix == kind]
+        found = [file for file in files if file.suffix.lower() == kind]
         if found:
             return sorted(found, key=lambda file: file.name)
     raise FileNotFoundError(
@@ -174,7 +169,7 @@ def _ground_truth(folder: epath.Path) -> list[epath.Path]:
 
 def _regions(folder: epath.Path, sequence: str, masks: list[epath.Path]) -> Regions | None:
     """What Def.dat says; None where it is not needed."""
-    kind = masks[0].suffix
+    kind = masks[0].suffix.lower()
     definitions = sorted(f for f in folder.iterdir() if f.name.endswith("Def.dat"))
     if kind == ".png":
         return None

@@ -2,6 +2,7 @@
 processes can be handed the videos.
 """
 
+import codecs
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
@@ -10,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import Objects
-from vos_jax.data.frames import list_images
+from vos_jax.data.frames import image_facts, list_images, require_readable
 
 T = TypeVar("T")
 
@@ -18,6 +19,41 @@ T = TypeVar("T")
 def read_at(read: Callable[[epath.Path], T], files: Sequence[epath.Path], t: int) -> T:
     """read(files[t]); bind the first two with functools.partial to get a Video's load function."""
     return read(files[t])
+
+
+def read_on_frame(
+    read: Callable[..., np.ndarray],
+    frames: Sequence[epath.Path],
+    masks: Sequence[epath.Path],
+    t: int,
+) -> np.ndarray:
+    """The mask of frame t, turned like it: read(masks[t], size=, turn=) where the frame is turned.
+
+    A frame that lies as it is stored leaves the size to who reads both.
+    """
+    size, turn = image_facts(frames[t])
+    return read(masks[t]) if turn == 1 else read(masks[t], size=size, turn=turn)
+
+
+def read_text(path: epath.Path) -> str:
+    """A text file in UTF-8, or in UTF-16 if it says so, without its byte order mark.
+
+    Raises ValueError for any other encoding.
+    """
+    data = path.read_bytes()
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: expected text in UTF-8, found the byte {data[error.start]:#04x} at"
+            f" {error.start}; save the file as UTF-8"
+        ) from None
+
+
+def read_lines(path: epath.Path) -> list[str]:
+    """The lines of a list, without blanks around them; empty ones are left out."""
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def require_folders(folders: Iterable[epath.Path], layout: str) -> None:
@@ -40,6 +76,7 @@ def subfolders(folder: epath.Path) -> list[epath.Path]:
 
 def frames_of(folder: epath.Path) -> list[epath.Path]:
     """The images of a folder in natural order; ValueError for none, or two of one stem."""
+    require_readable(folder)
     files = list_images(folder)
     if not files:
         raise ValueError(f"{folder}: the folder holds no frame; is the download complete?")

@@ -6,8 +6,10 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import object_ids
-from vos_jax.data.frames import FrameSource, list_images
+from vos_jax.data.frames import FrameSource, list_masks
 from vos_jax.data.masks import read_mask
+
+FIRST_OF_VIDEO = "00000"
 
 
 class GivenMasks:
@@ -15,57 +17,67 @@ class GivenMasks:
 
     Args:
         path: one image, the mask of the first frame whatever its name, or a folder of <stem>.png.
-        stems: the stems of all frames, in time order, or the first only, when `complete` is False.
-        complete: whether the stems are all there are; a video file may not know its length.
+        frames: the frames they are for.
 
     Raises:
         FileNotFoundError: nothing at `path`, or no .png in the folder.
         ValueError: mask files whose stem is no frame's.
     """
 
-    def __init__(self, path: epath.PathLike, stems: Sequence[str], complete: bool = True):
+    def __init__(self, path: epath.PathLike, frames: FrameSource):
         self.path = epath.Path(path)
+        self._frames = frames
         if self.path.is_dir():
-            files = sorted(self.path.glob("*.png"))
-            self._files = {file.stem: file for file in files if not file.name.startswith(".")}
+            self._files = {file.stem: file for file in list_masks(self.path)}
         elif self.path.exists():
-            self._files = {stems[0]: self.path}
+            first = FIRST_OF_VIDEO if frames.stems is None else frames.stems[0]
+            self._files = {first: self.path}
         else:
             raise FileNotFoundError(f"no mask at {path}: expected a PNG file or a folder of them")
         if not self._files:
             raise FileNotFoundError(f"{path} holds no .png mask")
-        if complete:
-            self.check_stems(stems)
+        if frames.stems is not None:
+            self.check_stems(frames.stems)
+        else:
+            self._check_numbers()
 
     def at(self, stem: str, size: tuple[int, int]) -> np.ndarray | None:
         """The mask of a frame, uint8 [H, W], or None.
 
-        Raises ValueError unless it has the frame's `size` (H, W).
+        Raises ValueError unless it has the frame's `size` (H, W) and tells how it lies.
         """
         file = self._files.get(stem)
-        if file is None:
-            return None
-        return read_mask(file, size)
+        return None if file is None else read_mask(file, size, turn=self._frames.turn(stem))
+
+    def name(self, stem: str) -> str:
+        """The file of a frame's mask, for messages."""
+        return str(self._files[stem])
 
     def ids(self) -> list[int]:
         """All object ids of all masks, ascending. Reads every mask."""
-        return sorted({i for file in self._files.values() for i in object_ids(read_mask(file))})
+        size = self._frames.size
+        masks = (self.at(stem, size) for stem in self._files)
+        return sorted({i for mask in masks for i in object_ids(mask)})
 
     def check_stems(self, stems: Sequence[str]) -> None:
         """Raises ValueError when a mask has the stem of no frame."""
         known = set(stems)
         unknown = [file.name for stem, file in self._files.items() if stem not in known]
+        self._refuse(unknown, f"the frames are called {stems[0]} to {stems[-1]}")
+
+    def _check_numbers(self) -> None:
+        """Before the frames of a video file are counted: does its mask's name look like theirs?"""
+        wrong = [
+            file.name
+            for stem, file in self._files.items()
+            if not (stem.isdecimal() and stem == f"{int(stem):05d}")
+        ]
+        self._refuse(wrong, f"the frames of a video are called {FIRST_OF_VIDEO}, 00001, ...")
+
+    def _refuse(self, unknown: list[str], names: str) -> None:
         if unknown:
             shown = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
             raise ValueError(
                 f"{self.path}: {len(unknown)} of {len(self._files)} masks match no frame: {shown}; "
-                f"the frames are called {stems[0]} to {stems[-1]}, a mask has its frame's name "
-                "with the ending .png"
+                f"{names}, a mask has its frame's name with the ending .png"
             )
-
-
-def frame_stems(frames: FrameSource) -> tuple[list[str], bool]:
-    """The stems of all frames without reading them, and whether they are known to be all."""
-    if epath.Path(frames.path).is_dir():
-        return [file.stem for file in list_images(frames.path)], True
-    return [f"{t:05d}" for t in range(frames.length or 1)], frames.length is not None

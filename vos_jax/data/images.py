@@ -15,19 +15,28 @@ The names of the folders are those that public loaders of these sets were found 
 named above, imgs and gt of HKU-IS, images and ground_truth_mask of ECSSD); others can be given.
 """
 
-import io
 from functools import partial
 
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vos_jax.data.clip import Objects, Video, first_frame_objects
-from vos_jax.data.folders import frames_of, read_at, require_folders, some, subfolders
-from vos_jax.data.frames import list_images, read_image
-from vos_jax.data.masks import decode_mask
+from vos_jax.data.folders import (
+    frames_of,
+    read_at,
+    read_lines,
+    read_on_frame,
+    require_folders,
+    some,
+    subfolders,
+)
+from vos_jax.data.frames import list_images, list_masks, read_image
+from vos_jax.data.image_file import load, open_image, orientation, read_bytes, upright
+from vos_jax.data.masks import decode_mask, mask_turn
 
 ALL = "all"
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe")
 THRESHOLD = 128  # of soft saliency maps
 # lower case; a folder also counts where its name ends in - or _ and one of these (DUTS-TR-Mask)
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages")
@@ -62,23 +71,20 @@ def open_images(dir: str, split: str = ALL, images: str = "", masks: str = "") -
     return [_video(stem, image_files[stem], mask_files[stem]) for stem in stems]
 
 
-def read_pair_mask(path) -> np.ndarray:
+def read_pair_mask(
+    path: epath.PathLike, size: tuple[int, int] | None = None, turn: int = 1
+) -> np.ndarray:
     """Read a mask as uint8 [H, W]; its type tells saliency map and label map apart (see above).
 
-    Raises FileNotFoundError; ValueError for a file that cannot be read, or for a grey map without
-    an object whose values are too low for one, as 0 and 1 instead of 0 and 255.
+    size, turn: of its image, as in `read_mask`. Raises FileNotFoundError; ValueError for a file
+    that cannot be read, that does not lie like its image, or for a grey map without an object whose
+    values are too low for one, as 0 and 1 instead of 0 and 255.
     """
-    path = epath.Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such mask file")
-    data = path.read_bytes()
-    try:
-        image = Image.open(io.BytesIO(data))
-        grey = _grey(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path}: cannot be read as an image ({error})") from error
+    data = read_bytes(path, "mask file")
+    image = open_image(data, str(path))
+    grey = _grey(image, str(path))
     if grey is None:
-        return decode_mask(data, str(path))
+        return decode_mask(data, str(path), size, turn=turn)
     inside = grey >= THRESHOLD
     if grey.any() and not inside.any():
         raise ValueError(
@@ -86,14 +92,18 @@ def read_pair_mask(path) -> np.ndarray:
             f" mask ({THRESHOLD} and more is object); multiply its values up to 255, or save a"
             " label map as a palette PNG"
         )
-    return inside.astype(np.uint8)
+    turn = mask_turn(grey.shape, orientation(image, data), size, turn, str(path))
+    return upright(inside.astype(np.uint8), turn)
 
 
-def _grey(image: Image.Image) -> np.ndarray | None:
-    """Grey values 0..255 of an image, None where it has colours."""
+def _grey(image: Image.Image, where: str) -> np.ndarray | None:
+    """Grey values 0..255 of an image (of 0..65535 where it has 16 bits), None if it has colours."""
+    load(image, where)
     ramp = np.array(image.getpalette() or [0] * 3).reshape(-1, 3)
     if image.mode in ("1", "L", "LA") or (image.mode == "P" and not np.ptp(ramp, axis=1).any()):
         return np.asarray(image.convert("L"))
+    if image.mode.startswith("I"):
+        return np.clip(np.asarray(image) / 257, 0, 255).astype(np.uint8)
     if image.mode not in ("RGB", "RGBA", "CMYK", "YCbCr"):
         return None
     rgb = np.asarray(image.convert("RGB"))
@@ -136,8 +146,8 @@ def _pairs(
     """Image and mask files by stem, in the order of the images."""
     if images == masks:
         files = list_images(images)
-        image_files = {f.stem: f for f in files if f.suffix.lower() in (".jpg", ".jpeg")}
-        mask_files = {f.stem: f for f in files if f.suffix.lower() == ".png"}
+        mask_files = {file.stem: file for file in list_masks(images)}
+        image_files = {file.stem: file for file in files if file.suffix.lower() in JPEG_SUFFIXES}
     else:
         image_files = {file.stem: file for file in frames_of(images)}
         mask_files = {file.stem: file for file in frames_of(masks)}
@@ -158,7 +168,7 @@ def _listed(path: epath.Path, image_files: dict, folder: epath.Path) -> list[str
         raise FileNotFoundError(
             f"{path}: no such list of images; splits: {', '.join([ALL, *known])}"
         )
-    stems = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    stems = read_lines(path)
     missing = [stem for stem in stems if stem not in image_files]
     if missing or not stems:
         raise FileNotFoundError(
@@ -169,7 +179,7 @@ def _listed(path: epath.Path, image_files: dict, folder: epath.Path) -> list[str
 
 
 def _video(stem: str, image: epath.Path, mask: epath.Path) -> Video:
-    load_mask = partial(read_at, read_pair_mask, [mask])
+    load_mask = partial(read_on_frame, read_pair_mask, [image], [mask])
     return Video(
         name=stem,
         dataset="images",

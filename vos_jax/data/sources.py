@@ -128,7 +128,8 @@ def _nearest(word: object, known: Iterable[str]) -> str:
 
 
 def _resolve(field: str, directory: str, root: str) -> str:
-    root = root or os.environ.get(ROOT_VARIABLE, "")
+    root = os.path.expanduser(root or os.environ.get(ROOT_VARIABLE, ""))
+    directory = os.path.expanduser(directory)
     if directory and (epath.Path(directory).is_absolute() or "://" in directory):
         return directory
     if not directory and not root:

@@ -17,7 +17,6 @@ loader more than 15). They may be smaller than the frames; then, as in OnAVOS, t
 down to them. No copy of the data set was at hand: this was tested on generated data.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -25,7 +24,6 @@ from functools import cached_property, partial
 import cv2
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
 
 from vos_jax.data.clip import Objects, Video
 from vos_jax.data.folders import (
@@ -37,7 +35,7 @@ from vos_jax.data.folders import (
     some,
     subfolders,
 )
-from vos_jax.data.frames import read_image
+from vos_jax.data.frames import image_facts, read_image
 
 CATEGORIES = (
     "aeroplane",
@@ -91,11 +89,7 @@ class _ScaledFrames:
     @cached_property
     def size(self) -> tuple[int, int]:
         """(H, W) of the labels, from the head of the first one."""
-        try:
-            width, height = Image.open(io.BytesIO(self.label.read_bytes())).size
-        except (UnidentifiedImageError, OSError) as error:
-            raise ValueError(f"{self.label}: cannot be read as an image ({error})") from error
-        return height, width
+        return image_facts(self.label)[0]
 
     def read(self, t: int) -> np.ndarray:
         """uint8 [H, W, 3] of frame t; ValueError where it has another shape than the labels."""

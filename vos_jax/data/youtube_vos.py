@@ -19,13 +19,14 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import Objects, Video
-from vos_jax.data.folders import read_at, require_folders
-from vos_jax.data.frames import list_images, read_image
+from vos_jax.data.folders import read_at, read_lines, read_on_frame, read_text, require_folders
+from vos_jax.data.frames import list_images, list_masks, read_image, require_readable
 from vos_jax.data.masks import read_mask
 
 FRAMES = ("all", "annotated", "masks")
@@ -53,7 +54,7 @@ def open_youtube_vos(
         "YouTube-VOS has <dir>/<split>/JPEGImages, <dir>/<split>/Annotations and"
         " <dir>/<split>/meta.json, the splits are train, valid and test",
     )
-    videos = _read_meta(root / (meta or "meta.json"))
+    videos = read_meta(root / (meta or "meta.json"))
     images = _images(root) if frames == "all" and split in THINNED else root / "JPEGImages"
 
     def open_one(name: str) -> Video:
@@ -69,17 +70,16 @@ def read_categories(path: epath.PathLike) -> frozenset[str]:
     The seen categories of YouTube-VOS are those of its training videos: train/meta.json lists them.
     Raises FileNotFoundError, and ValueError for a file that names none.
     """
-    path = epath.Path(path)
+    path = epath.Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it names the seen categories, one a line")
-    text = path.read_text()
-    if path.suffix != ".json":
-        names = {line.strip() for line in text.splitlines()}
-    elif text.lstrip().startswith("["):
-        names = {str(name) for name in json.loads(text)}
+    if path.suffix.lower() != ".json":
+        names = set(read_lines(path))
+    elif isinstance(content := _read_json(path), list):
+        names = {str(name) for name in content}
     else:
-        objects = [o for video in _read_meta(path).values() for o in video["objects"].values()]
-        names = {facts.get("category", "") for facts in objects}
+        videos = _videos(content, path).values()
+        names = {facts["category"] for video in videos for facts in video["objects"].values()}
     if not names - {""}:
         raise ValueError(f"{path}: expected names of categories, one a line, found none")
     return frozenset(names - {""})
@@ -94,15 +94,30 @@ def _images(root: epath.Path) -> epath.Path:
     return root / "JPEGImages"
 
 
-def _read_meta(path: epath.Path) -> dict:
+def read_meta(path: epath.Path) -> dict[str, dict]:
+    """The videos of a meta.json: name -> {"objects": {id as text: {"frames", "category"}}}.
+
+    Frames and categories are text, as in the official files: numbers are taken as the names they
+    are written as. Raises FileNotFoundError, and ValueError naming the file.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it lists the objects of every video")
+    return _videos(_read_json(path), path)
+
+
+def _read_json(path: epath.Path) -> Any:
     try:
-        videos = json.loads(path.read_text())["videos"]
-        for name, video in videos.items():
-            for key, facts in video["objects"].items():
-                if not (1 <= int(key) <= 254 and facts["frames"]):
-                    raise ValueError(f"object {key!r} of video {name!r} has no frames or a bad id")
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not a readable JSON file: {error}; is it cut off?") from error
+
+
+def _videos(content: Any, path: epath.Path) -> dict[str, dict]:
+    try:
+        videos = {
+            name: {"objects": {k: _facts(k, o, name) for k, o in video["objects"].items()}}
+            for name, video in content["videos"].items()
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: expected videos.<name>.objects.<id 1..254>.frames, found {error!r}"
@@ -110,6 +125,21 @@ def _read_meta(path: epath.Path) -> dict:
     if not videos:
         raise ValueError(f"{path}: the list of videos is empty")
     return videos
+
+
+def _facts(key: str, facts: dict, video: str) -> dict[str, Any]:
+    """One object's facts, its frames as stems: converters of own data write numbers, too."""
+    if not 1 <= int(key) <= 254:
+        raise ValueError(f"object {key!r} of video {video!r}")
+    frames = facts["frames"]
+    if not isinstance(frames, list) or not frames:
+        raise ValueError(f"object {key!r} of video {video!r} with frames {frames!r}")
+    wrong = [f for f in frames if isinstance(f, bool) or not isinstance(f, (str, int))]
+    if wrong:
+        raise ValueError(f"object {key!r} of video {video!r} with a frame {wrong[0]!r}")
+    names = [f if isinstance(f, str) else f"{f:05d}" for f in frames]
+    category = facts.get("category")
+    return {**facts, "frames": names, "category": "" if category is None else str(category)}
 
 
 def _open_video(images: epath.Path, masks: epath.Path, meta: dict, frames: str) -> Video:
@@ -120,11 +150,12 @@ def _open_video(images: epath.Path, masks: epath.Path, meta: dict, frames: str) 
                 f"{folder}: video {name!r} is in meta.json but has no such folder"
             )
     listed = {int(key): facts["frames"] for key, facts in meta["objects"].items()}
-    mask_files = {file.stem: file for file in list_images(masks) if file.suffix == ".png"}
+    mask_files = {file.stem: file for file in list_masks(masks)}
     wanted = set(mask_files).union(*listed.values())
     if frames == "masks":
         frame_files = {stem: images / f"{stem}.jpg" for stem in sorted(wanted)}
     else:
+        require_readable(images)
         frame_files = {file.stem: file for file in list_images(images)}
     missing = sorted(wanted - set(frame_files))
     if missing:
@@ -138,6 +169,10 @@ def _open_video(images: epath.Path, masks: epath.Path, meta: dict, frames: str) 
     given, scored = _appearances(listed, stems, set(mask_files), masks)
     files = [frame_files[stem] for stem in stems]
     files_of_masks = [mask_files.get(stem) for stem in stems]
+    if frames == "masks":  # whose images need not be there
+        load_mask = partial(read_at, read_mask, files_of_masks)
+    else:
+        load_mask = partial(read_on_frame, read_mask, files, files_of_masks)
     objects = meta["objects"]
     categories = [objects[key].get("category", "") for key in sorted(objects, key=int)]
     return Video(
@@ -146,7 +181,7 @@ def _open_video(images: epath.Path, masks: epath.Path, meta: dict, frames: str) 
         frame_names=stems,
         mask_files=[None if file is None else str(file) for file in files_of_masks],
         load_frame=partial(read_at, read_image, files),
-        load_mask=partial(read_at, read_mask, files_of_masks),
+        load_mask=load_mask,
         describe=partial(
             _objects,
             partial(read_mask, next(iter(mask_files.values())))

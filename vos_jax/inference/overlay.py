@@ -12,7 +12,8 @@ from PIL import Image
 
 from vos_jax.data.clip import VOID
 from vos_jax.data.masks import davis_palette
-from vos_jax.inference.writers import FrameResult, Writer, new_file, prepare_folder
+from vos_jax.files import is_remote, named_errors, whole_file
+from vos_jax.inference.writers import FrameResult, ResultFolder, Writer, new_file
 
 OPACITY = 0.5  # of an object's colour
 FPS = 24
@@ -48,13 +49,14 @@ class OverlayWriter(Writer):
 
     .mp4: MPEG-4 video (full size, padded to even sides). .gif: at most 480 pixels wide and 240
     frames; longer videos keep every second, fourth, ... frame. No ending: a folder of PNG files.
+    fps: frames per second of the video, None for 24.
 
     Raises:
         ValueError: another ending, or this OpenCV cannot write MPEG-4.
         FileExistsError: the target exists and `overwrite` is not set.
     """
 
-    def __init__(self, path: epath.PathLike, overwrite: bool = False):
+    def __init__(self, path: epath.PathLike, overwrite: bool = False, fps: float | None = None):
         kinds = {".mp4": _Mp4, ".gif": _Gif, "": _PngFolder}
         ending = epath.Path(path).suffix.lower()
         if ending not in kinds:
@@ -62,7 +64,7 @@ class OverlayWriter(Writer):
                 f"{path}: overlays are written as .mp4, .gif or to a folder of PNG files (a name "
                 f"without ending), found the ending {ending!r}"
             )
-        self._target = kinds[ending](path, overwrite)
+        self._target = kinds[ending](path, overwrite, fps or FPS)
 
     def write(self, result: FrameResult) -> None:
         self._target.add(result.stem, overlay(result.frame, result.labels))
@@ -72,22 +74,22 @@ class OverlayWriter(Writer):
 
 
 class _PngFolder:
-    def __init__(self, path: epath.PathLike, overwrite: bool):
-        self._folder = prepare_folder(path, overwrite)
+    def __init__(self, path: epath.PathLike, overwrite: bool, fps: float):
+        self._folder = ResultFolder(path, ".png", overwrite)
 
     def add(self, stem: str, image: np.ndarray) -> None:
-        with (self._folder / f"{stem}.png").open("wb") as file:
+        with whole_file(self._folder.file(stem)) as file:
             Image.fromarray(image).save(file, format="PNG")
 
     def close(self) -> None:
-        pass
+        self._folder.close()
 
 
 class _Gif:
     """Keeps small palette images until the end, since a GIF is saved in one go."""
 
-    def __init__(self, path: epath.PathLike, overwrite: bool):
-        self._path = new_file(path, overwrite)
+    def __init__(self, path: epath.PathLike, overwrite: bool, fps: float):
+        self._path, self._fps = new_file(path, overwrite), fps
         self._images: list[Image.Image] = []
         self._count, self._stride = 0, 1
 
@@ -104,27 +106,28 @@ class _Gif:
         if not self._images:
             return
         first, *rest = self._images
-        with self._path.open("wb") as file:
+        with whole_file(self._path) as file:
             first.save(
                 file,
                 format="GIF",
                 save_all=True,
                 append_images=rest,
                 # Viewers slow down anything below 20 ms.
-                duration=max(20, round(1000 / FPS * self._stride)),
+                duration=max(20, round(1000 / self._fps * self._stride)),
                 loop=0,
             )
         self._images = []
 
 
 class _Mp4:
-    """OpenCV writes local files only, so a remote target is copied at the end."""
+    """OpenCV writes local files by their names only, so the video grows in a file of its own."""
 
-    def __init__(self, path: epath.PathLike, overwrite: bool):
-        self._path = new_file(path, overwrite)
-        remote = "://" in os.fspath(self._path)
-        self._scratch = tempfile.TemporaryDirectory() if remote else None
-        self._local = Path(self._scratch.name) / "overlay.mp4" if remote else Path(self._path)
+    def __init__(self, path: epath.PathLike, overwrite: bool, fps: float):
+        self._path, self._fps = new_file(path, overwrite), fps
+        beside = None if is_remote(self._path) else os.fspath(self._path.parent)
+        with named_errors(self._path):
+            self._scratch = tempfile.TemporaryDirectory(prefix=".overlay", dir=beside)
+        self._growing = Path(self._scratch.name) / "overlay.mp4"
         self._video: cv2.VideoWriter | None = None
 
     def add(self, stem: str, image: np.ndarray) -> None:
@@ -135,18 +138,16 @@ class _Mp4:
         self._video.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
-        if self._video is None:
-            return
-        self._video.release()
-        self._video = None
-        if self._scratch is not None:
-            with self._local.open("rb") as source, self._path.open("wb") as target:
+        if self._video is not None:
+            self._video.release()
+            self._video = None
+            with self._growing.open("rb") as source, whole_file(self._path) as target:
                 shutil.copyfileobj(source, target)
-            self._scratch.cleanup()
+        self._scratch.cleanup()
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         codec = cv2.VideoWriter_fourcc(*"mp4v")
-        video = cv2.VideoWriter(str(self._local), codec, FPS, (width, height))
+        video = cv2.VideoWriter(str(self._growing), codec, self._fps, (width, height))
         if not video.isOpened():
             raise ValueError(
                 f"{self._path}: this OpenCV build cannot write MPEG-4 video; name a .gif or a "

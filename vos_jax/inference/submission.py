@@ -10,9 +10,7 @@ AOT and CFBI). Servers read pixel values as object ids, so a mask is a palette o
 frames' size. The true masks are the servers' secret: what can be checked here is the form.
 """
 
-import json
 import os
-import tempfile
 import uuid
 import zipfile
 from collections import Counter
@@ -28,8 +26,8 @@ from tqdm import tqdm
 
 from vos_jax.data.clip import Video
 from vos_jax.data.davis import open_davis
-from vos_jax.data.masks import write_mask
-from vos_jax.data.youtube_vos import open_youtube_vos
+from vos_jax.data.masks import encode_mask
+from vos_jax.data.youtube_vos import open_youtube_vos, read_meta
 from vos_jax.inference.verification import (
     COLOURS,
     GREY,
@@ -142,7 +140,7 @@ def expected_sequences(
         source = epath.Path(meta) if meta else epath.Path(data) / split / "meta.json"
         source = epath.Path(Path.cwd()) / source  # the reader would look in the split's folder
         videos = open_youtube_vos(os.fspath(data), split, frames="annotated", meta=source)
-        objects = json.loads(source.read_text())["videos"]
+        objects = read_meta(source)
         listed = [_listed_frames(objects[video.name]) for video in videos]
     else:
         raise ValueError(f"expected one of {', '.join(SERVERS)}, got {server!r}")
@@ -175,17 +173,15 @@ def _files(one: Checked) -> list[str]:
 
 def _contents(checked: Sequence[Checked]) -> Iterator[bytes]:
     """The files in the order of `_names`; read ahead by at most one sequence."""
-    with ThreadPoolExecutor(THREADS) as pool, tempfile.TemporaryDirectory() as scratch:
+    with ThreadPoolExecutor(THREADS) as pool:
         for one in tqdm(checked, desc="write", unit="sequence", disable=None):
-            yield from pool.map(partial(_content, one, Path(scratch)), _files(one))
+            yield from pool.map(partial(_content, one), _files(one))
 
 
-def _content(one: Checked, scratch: Path, name: str) -> bytes:
-    file = one.folder / name
-    if file.stem in one.rewritten:
-        write_mask(scratch / name, read_values(file)[0])
-        file = scratch / name
-    return file.read_bytes()
+def _content(one: Checked, name: str) -> bytes:
+    stem = name.removesuffix(".png")
+    file = one.files[stem]
+    return encode_mask(read_values(file)[0]) if stem in one.rewritten else file.read_bytes()
 
 
 def _write_zip(path: epath.Path, names: Sequence[str], contents: Iterator[bytes]) -> None:

@@ -4,21 +4,19 @@ Everything that a server would refuse, or silently misread, is found in one pass
 sequence, by kind, with file, expectation and fix. One mask per thread is in memory.
 """
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from vos_jax.data.clip import VOID
 from vos_jax.data.folders import some
-from vos_jax.data.masks import MANY_IDS, davis_palette
+from vos_jax.data.image_file import bits_per_sample, load, open_image, read_bytes
+from vos_jax.data.masks import MANY_IDS, known_palettes, pixel_values
 
 GREY, COLOURS = "grey", "other colours"  # why a mask is re-written
 THREADS = 8  # files may lie on a remote store
@@ -52,12 +50,13 @@ class Problem:
 class Checked:
     """One sequence of the results after looking at every mask.
 
-    rewritten: stem -> GREY or COLOURS, masks that are right but have to be written anew.
+    files: stem -> mask of each expected frame. rewritten: stem -> GREY or COLOURS, masks that are
+    right but have to be written anew.
     unscored, others: files that stay out of the zip, masks of unlisted frames and anything else.
     """
 
     expected: Expected
-    folder: epath.Path
+    files: Mapping[str, epath.Path]
     rewritten: Mapping[str, str]
     unscored: int
     others: int
@@ -135,8 +134,8 @@ def _check(
 ) -> Checked:
     """Names first, then every expected mask that is there."""
     files = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
-    masks = {file.stem: file for file in files if file.suffix == ".png"}
-    others = Counter(file.suffix for file in files if file.suffix != ".png")
+    masks = {file.stem: file for file in files if file.suffix.lower() == ".png"}
+    others = Counter(file.suffix for file in files if file.suffix.lower() != ".png")
     unlisted = set(masks) - set(expected.frames)
     problems = _name_problems(folder, set(masks), expected, allow_unlisted, others)
     present = [(t, stem) for t, stem in enumerate(expected.frames) if stem in masks]
@@ -146,7 +145,8 @@ def _check(
         problems += found
         if why:
             rewritten[stem] = why
-    return Checked(expected, folder, rewritten, len(unlisted), others.total(), problems)
+    kept = {stem: masks[stem] for _, stem in present}
+    return Checked(expected, kept, rewritten, len(unlisted), others.total(), problems)
 
 
 def _name_problems(
@@ -209,15 +209,11 @@ def read_values(file: epath.Path) -> tuple[np.ndarray, str | None]:
     """Pixel values int32 [H, W] as a server sees them, and why the file has to be written anew.
 
     Unlike `read_mask`, which understands many kinds of images, this takes what a server takes: a
-    palette or grey PNG, its values as Pillow gives them. None as reason: nothing is to be changed.
+    palette or grey PNG, its values as stored. None as reason: nothing is to be changed.
 
     Raises ValueError for any other file.
     """
-    try:
-        image = Image.open(io.BytesIO(file.read_bytes()))
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{file}: cannot be read ({error}); write the mask again") from error
+    image = open_image(read_bytes(file, "mask file"), str(file))
     grey = image.mode in ("1", "L", "I") or image.mode.startswith("I;16")
     if image.format != "PNG" or not (grey or image.mode == "P"):
         raise ValueError(
@@ -225,23 +221,15 @@ def read_values(file: epath.Path) -> tuple[np.ndarray, str | None]:
             f" {image.mode}; servers read pixel values as object ids: save the mask as palette PNG"
             " (read_mask and write_mask of vos_jax.data.masks turn DAVIS colours into ids)"
         )
-    values = np.asarray(image, np.int32)
+    bits = bits_per_sample(image)
     if grey:
-        return values, GREY
+        load(image, str(file))
+        step = 255 // (2**bits - 1) if bits in (2, 4) else 1  # Pillow spreads them to 0..255
+        return np.asarray(image, np.int32) // step, GREY
+    values = pixel_values(image, str(file))[0].astype(np.int32)
     colours = np.reshape(image.getpalette(), (-1, 3))  # small files hold fewer than 256
-    known = any((colours == palette[: len(colours)]).all() for palette in _palettes())
+    known = any((colours == palette[: len(colours)]).all() for palette in known_palettes())
     return values, None if known and values.max() < len(colours) else COLOURS
-
-
-@lru_cache(maxsize=1)
-def _palettes() -> tuple[np.ndarray, np.ndarray]:
-    """Our DAVIS palette and the one in the data set's own files (seen in DAVIS 2017 480p).
-
-    That has 191 for 192, and from id 22 on the grey of the id.
-    """
-    own = np.where(davis_palette() == 192, 191, davis_palette())
-    own[22:] = np.arange(22, 256)[:, None]
-    return davis_palette(), own
 
 
 def _id_problems(

@@ -1,7 +1,8 @@
 """Writing what a segmenter returns, frame by frame: label maps, probabilities, maps per frame.
 
 Every writer has `write(result)` and `close()`, is a context manager, refuses to write over what is
-there unless told, and keeps what came before an interruption. Paths may be remote (gs://).
+there unless told, and keeps what came before an interruption. Told to overwrite, it replaces files
+of the names that it writes; it leaves others and names them. Paths may be remote (gs://).
 
 K objects in ascending id order; channel 0 of probabilities is the background.
 """
@@ -18,7 +19,10 @@ from typing import BinaryIO
 import numpy as np
 from etils import epath
 
+from vos_jax.data.folders import some
 from vos_jax.data.masks import write_mask
+from vos_jax.files import is_remote, named_errors, whole_file, write_whole
+from vos_jax.notes import note
 
 MAX_PROBABILITY_BYTES = 2_000_000_000
 _CHUNK = 1 << 22
@@ -57,24 +61,52 @@ class Writer(abc.ABC):
         self.close()
 
 
-class MaskWriter(Writer):
-    """Label maps as palette PNG files, <folder>/<stem>.png.
+class ResultFolder:
+    """A folder that gets one file per frame, <stem><ending>, and may hold those of another run.
 
-    Raises FileExistsError when the folder holds anything and `overwrite` is not set.
+    Raises FileExistsError when the folder holds anything and `overwrite` is not set, or is a file.
     """
 
-    def __init__(self, folder: epath.PathLike, overwrite: bool = False):
+    def __init__(self, folder: epath.PathLike, ending: str, overwrite: bool = False):
         self._folder = prepare_folder(folder, overwrite)
+        self._ending = ending
+        names = [file.name for file in self._folder.iterdir()] if overwrite else []
+        self._earlier = {name for name in names if name.endswith(ending)}
+
+    def file(self, stem: str) -> epath.Path:
+        """The file of a frame, which is written next."""
+        name = f"{stem}{self._ending}"
+        self._earlier.discard(name)
+        return self._folder / name
+
+    def close(self) -> None:
+        """Names the files of the same kind that were there before and were not replaced."""
+        if self._earlier:
+            note(
+                f"{self._folder} also holds {len(self._earlier)} older {self._ending} files that"
+                f" this run did not write: {some(sorted(self._earlier))}"
+            )
+            self._earlier = set()
+
+
+class MaskWriter(Writer):
+    """Label maps as palette PNG files, <folder>/<stem>.png; raises as `ResultFolder`."""
+
+    def __init__(self, folder: epath.PathLike, overwrite: bool = False):
+        self._folder = ResultFolder(folder, ".png", overwrite)
 
     def write(self, result: FrameResult) -> None:
-        write_mask(self._folder / f"{result.stem}.png", result.labels)
+        write_mask(self._folder.file(result.stem), result.labels)
+
+    def close(self) -> None:
+        self._folder.close()
 
 
 class MapWriter(Writer):
     """Probabilities of one frame per file, <folder>/<stem>.npz, for videos of any length.
 
     Each file holds `probabilities` float32 [K + 1, H, W] and `ids` int32 [K]. A channel is 0 in the
-    frames before its object appears. Raises as `MaskWriter`.
+    frames before its object appears. Raises as `ResultFolder`.
 
     Args:
         folder: where the files go.
@@ -82,13 +114,16 @@ class MapWriter(Writer):
     """
 
     def __init__(self, folder: epath.PathLike, ids: Sequence[int], overwrite: bool = False):
-        self._folder = prepare_folder(folder, overwrite)
+        self._folder = ResultFolder(folder, ".npz", overwrite)
         self._ids = _ascending(ids)
 
     def write(self, result: FrameResult) -> None:
         content = io.BytesIO()
         np.savez(content, probabilities=all_channels(result, self._ids), ids=self._ids)
-        (self._folder / f"{result.stem}.npz").write_bytes(content.getvalue())
+        write_whole(self._folder.file(result.stem), content.getvalue())
+
+    def close(self) -> None:
+        self._folder.close()
 
 
 class ProbabilityWriter(Writer):
@@ -104,7 +139,8 @@ class ProbabilityWriter(Writer):
         size: (H, W) of the frames.
 
     Raises:
-        ValueError: the file would exceed 2 GB; the message offers one file per frame.
+        ValueError: another ending, or the file would exceed 2 GB; the message offers one file per
+            frame.
         FileExistsError: the file exists and `overwrite` is not set.
     """
 
@@ -116,6 +152,8 @@ class ProbabilityWriter(Writer):
         size: tuple[int, int],
         overwrite: bool = False,
     ):
+        if epath.Path(path).suffix != ".npz":
+            raise ValueError(f"{path}: expected a name that ends in .npz for probabilities")
         self._path = new_file(path, overwrite)
         self._ids = _ascending(ids)
         self._shape = (len(self._ids) + 1, *size)
@@ -131,14 +169,15 @@ class ProbabilityWriter(Writer):
                 f"{self._path}: frame {result.stem} has probabilities of shape {channels.shape}, "
                 f"expected {self._shape}: all frames of a video have one size"
             )
-        self._raw.write(channels.tobytes())
+        with named_errors(self._path):
+            self._raw.write(channels.tobytes())
         self._frames += 1
 
     def close(self) -> None:
         if self._raw.closed:
             return
         if self._frames:
-            with self._path.open("wb") as file, zipfile.ZipFile(file, "w") as archive:
+            with whole_file(self._path) as file, zipfile.ZipFile(file, "w") as archive:
                 self._join(archive)
         self._raw.close()
 
@@ -225,5 +264,4 @@ def _ascending(ids: Sequence[int]) -> np.ndarray:
 
 def _scratch_file(path: epath.Path) -> BinaryIO:
     """A temporary file beside a local `path` (where the result must fit anyway)."""
-    local = "://" not in os.fspath(path)
-    return tempfile.TemporaryFile(dir=os.fspath(path.parent) if local else None)
+    return tempfile.TemporaryFile(dir=None if is_remote(path) else os.fspath(path.parent))

@@ -11,8 +11,10 @@ follow, and every table states them.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from vos_jax.metrics.scores import ObjectScores, dataset_metrics, metric_names
+from vos_jax.notes import note
 
 # DAVIS 2016: the sequences without occlusion, in which T is defined (eval_t in its db_info.yml).
 STABLE_SEQUENCES = frozenset(
@@ -57,6 +59,26 @@ class Protocol:
         if self.stable_only and sequence not in STABLE_SEQUENCES:
             return tuple(m for m in self.measures if m != "T")
         return self.measures
+
+    def check_seen(self, categories: Collection[str]) -> None:
+        """Compares the names of seen categories with those that a data set has.
+
+        Raises ValueError where none of them occurs; tells the user of those that do not.
+        """
+        unknown = sorted((self.seen or frozenset()) - set(categories))
+        if not unknown or not categories:
+            return
+        near = get_close_matches(unknown[0].lower(), sorted(categories), 1)
+        text = (
+            f"{len(unknown)} of {len(self.seen)} seen categories occur in no video: "
+            + ", ".join(unknown[:5])
+            + (" ..." if len(unknown) > 5 else "")
+            + (f"; is {unknown[0]!r} what is called {near[0]!r} there?" if near else "")
+        )
+        if len(unknown) == len(self.seen):
+            known = ", ".join(sorted(categories)[:5])
+            raise ValueError(f"{text}; the videos have the categories {known}, written like this")
+        note(text)
 
     @property
     def conventions(self) -> dict[str, str]:

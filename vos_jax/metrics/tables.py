@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from vos_jax.files import write_whole
 from vos_jax.metrics.protocols import Protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores, dataset_metrics, group_by, sequence_metrics
@@ -84,7 +85,7 @@ def write_results(
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in zip(result_files(subset), texts, strict=True):
-        (folder / name).write_text(text)
+        write_whole(folder / name, text.encode())
 
 
 def method_table(protocol: Protocol, methods: Mapping[str, Sequence[ObjectScores]]) -> str:

@@ -5,8 +5,6 @@ Forms: a TensorFlow V2 checkpoint by its prefix, a PyTorch .pth/.pt file (needs 
 """
 
 import os
-import pickle
-import struct
 import zipfile
 from typing import Any
 
@@ -14,7 +12,8 @@ import numpy as np
 from etils import epath
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar")
-_WRAPPERS = ("state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+MAX_BYTES = 2**35  # of all arrays of an .npz; no published model of the field comes near
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -54,7 +53,7 @@ def _read_tensorflow(prefix: epath.Path) -> dict[str, np.ndarray]:
     try:
         reader = tf.train.load_checkpoint(os.fspath(prefix))
         return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+    except Exception as error:  # damaged files raise nearly anything
         raise ValueError(
             f"{prefix}: not a readable TensorFlow V2 checkpoint ({error}); "
             f"the .index and every .data-* file of it must be complete"
@@ -63,9 +62,15 @@ def _read_tensorflow(prefix: epath.Path) -> dict[str, np.ndarray]:
 
 def _read_npz(path: epath.Path) -> dict[str, np.ndarray]:
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                claimed = sum(entry.file_size for entry in archive.infolist())
+            if claimed > MAX_BYTES:
+                raise ValueError(f"it claims to hold {claimed / 1e9:.0f} GB")
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # damaged files raise nearly anything
         raise ValueError(f"{path}: not a readable .npz of arrays ({error})") from error
 
 
@@ -80,7 +85,7 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, struct.error, RuntimeError, EOFError, KeyError) as error:
+    except Exception as error:  # damaged files raise nearly anything
         reason = str(error).split("\n")[0].split(". ")[0] or "it ends too early"
         raise ValueError(
             f"{path}: not a PyTorch file of plain tensors ({reason}). Fetch it again if it is "
@@ -88,7 +93,9 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
             f"them instead:\n{_npz_recipe(path, ', weights_only=False')}"
         ) from error
     tensors = {
-        name: value for name, value in _unwrap(loaded).items() if isinstance(value, torch.Tensor)
+        name: value
+        for name, value in _unwrap(loaded, torch.Tensor).items()
+        if isinstance(value, torch.Tensor)
     }
     return {
         name: (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
@@ -96,13 +103,19 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
     }
 
 
-def _unwrap(loaded: Any) -> dict[str, Any]:
-    """The state dict inside {"state_dict": ...} or {"model": ...}; {} where there is no dict."""
+def _unwrap(loaded: Any, tensor: type) -> dict[str, Any]:
+    """The dict of arrays inside dicts such as {"state_dict": ...}; {} where there is none.
+
+    Where a dict holds several, one of the names of _WRAPPERS counts, else the only one.
+    """
     while isinstance(loaded, dict):
-        inner = [loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), dict)]
-        if not inner:
+        if any(isinstance(value, tensor) for value in loaded.values()):
             return loaded
-        loaded = inner[0]
+        inner = {key: value for key, value in loaded.items() if isinstance(value, dict) and value}
+        named = [inner[key] for key in _WRAPPERS if key in inner]
+        if not named and len(inner) != 1:
+            return {}
+        loaded = (named or list(inner.values()))[0]
     return {}
 
 

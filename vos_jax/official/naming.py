@@ -61,13 +61,14 @@ def match(
     wanted: our path -> its source; shapes: our path -> shape. ignore: regular expressions
     (re.search) of official names that are no weights, such as optimizer slots; listed: those of
     weights we have no place for, returned in `unused`. Everything else must match one to one:
-    otherwise one ValueError names every missing, unexpected and mis-shaped array with its shape.
+    otherwise one ValueError names every missing, unexpected and mis-shaped array with its shape,
+    and every one with NaN or infinite values.
     """
     needed = {source.name for source in wanted.values()}
     others = [name for name in arrays if name not in needed and not _any_matches(ignore, name)]
     unexpected = [name for name in others if not _any_matches(listed, name)]
 
-    missing, misshaped, flat = [], [], {}
+    missing, misshaped, wrong, flat = [], [], [], {}
     for path, (name, transform) in wanted.items():
         if name not in arrays:
             missing.append(f"{name} (for {path} {_show(shapes[path])})")
@@ -79,8 +80,15 @@ def match(
                 f"{name} {_show(value.shape)}: does not fit {path} {_show(shapes[path])}"
             )
         flat[path] = np.ascontiguousarray(ours, np.float32)
+        if not np.isfinite(flat[path]).all():
+            wrong.append(f"{name} {_show(value.shape)}: {(~np.isfinite(flat[path])).sum()} values")
     described = [f"{name} {_show(arrays[name].shape)}" for name in sorted(unexpected)]
-    problems = {"missing": missing, "unexpected": described, "mis-shaped": misshaped}
+    problems = {
+        "missing": missing,
+        "unexpected": described,
+        "mis-shaped": misshaped,
+        "not finite (NaN or infinite)": wrong,
+    }
     if any(problems.values()):
         raise ValueError(_message(problems, len(wanted)))
     unused = sorted(set(others) - set(unexpected))

@@ -9,17 +9,37 @@
 last and best have a manager each: a single one with best_fn deletes the newest step. They never
 write at the same time: processes meet at barriers that Orbax names after the step alone, so two
 managers that save one step would take each other's. Every path may be remote (etils.epath).
+
+A step that cannot be read, as after a crash of the machine or a copy that was cut short, is moved
+to WORKDIR/damaged/ and the one before it counts.
 """
 
+import contextlib
+import errno
 import math
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
-from vos_jax.checkpoint_folder import absolute, metadata_tree
+from vos_jax.checkpoint_folder import absolute, damage, first_line, metadata_tree, step_folders
+from vos_jax.notes import note
 from vos_jax.train.state import TrainState
+
+LAST, BEST, DAMAGED = "last", "best", "damaged"
+ITEMS = {LAST: ("variables", "training"), BEST: ("variables", "score")}
+
+
+class OtherRun(ValueError):
+    """A checkpoint of another model or optimizer than the run's."""
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written: the run would lose what it does from here on."""
 
 
 class Checkpoints:
@@ -29,14 +49,18 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | epath.Path, keep_last: int = 2):
+        if keep_last < 1:
+            raise ValueError(
+                f"config.train.keep_last: expected at least 1 step to keep, got {keep_last}"
+            )
         self.workdir = absolute(workdir)
+        self._broken = False  # whether saving has failed
+        self._set_damaged_aside()
         standard, scores = ocp.StandardCheckpointHandler, ocp.JsonCheckpointHandler
         self._last = _manager(
-            self.workdir / "last", keep_last, {"variables": standard(), "training": standard()}
+            self.workdir / LAST, keep_last, {"variables": standard(), "training": standard()}
         )
-        self._best = _manager(
-            self.workdir / "best", 1, {"variables": standard(), "score": scores()}
-        )
+        self._best = _manager(self.workdir / BEST, 1, {"variables": standard(), "score": scores()})
 
     def latest_step(self) -> int | None:
         """The newest finished step in last/, or None."""
@@ -45,15 +69,16 @@ class Checkpoints:
     def latest_path(self) -> epath.Path | None:
         """The folder of the newest finished step in last/, or None."""
         step = self.latest_step()
-        return None if step is None else self.workdir / "last" / str(step)
+        return None if step is None else self.workdir / LAST / str(step)
 
     def save_last(self, state: TrainState) -> None:
         """Starts saving the whole state under its step; nothing if that step is there already."""
         step = int(state.step)
         if step in self._last.all_steps():
             return
-        self._best.wait_until_finished()
-        self._last.save(step, args=_composite(ocp.args.StandardSave, *_items(state)))
+        with self._saving():
+            self._best.wait_until_finished()
+            self._last.save(step, args=_composite(ocp.args.StandardSave, *_items(state)))
 
     def save_best(self, state: TrainState, scores: dict[str, float], metric: str) -> bool:
         """Saves the variables if scores[metric] exceeds the best so far; returns whether.
@@ -73,16 +98,18 @@ class Checkpoints:
         step = int(state.step)
         if step in self._best.all_steps():
             self._best.delete(step)
-        self._last.wait_until_finished()
         variables = ocp.args.StandardSave(state.best_variables())
-        self._best.save(
-            step, args=ocp.args.Composite(variables=variables, score=ocp.args.JsonSave(plain))
-        )
+        with self._saving():
+            self._last.wait_until_finished()
+            self._best.save(
+                step, args=ocp.args.Composite(variables=variables, score=ocp.args.JsonSave(plain))
+            )
         return True
 
     def best_scores(self) -> dict[str, float] | None:
         """The evaluation of the best step so far, or None."""
-        self._best.wait_until_finished()
+        with self._saving():
+            self._best.wait_until_finished()
         step = self._best.latest_step()
         if step is None:
             return None
@@ -90,20 +117,40 @@ class Checkpoints:
         return restored["score"]
 
     def restore(self, target: TrainState, sharding: Any = None) -> TrainState:
-        """The newest state of last/ with the structure of target, on its shardings.
+        """The newest state of last/ that can be read, with the structure of target.
 
-        target: arrays, or shapes with sharding given. The devices may differ from those that
-        saved. Raises FileNotFoundError without a checkpoint, ValueError listing what differs.
+        target: arrays, or shapes with sharding given; its shardings are the result's. The devices
+        may differ from those that saved. Raises FileNotFoundError without a checkpoint, OtherRun
+        listing what differs, ValueError where no step can be read.
         """
-        self._last.wait_until_finished()
-        step = self.latest_step()
-        if step is None:
-            raise FileNotFoundError(f"no checkpoint in {self.workdir / 'last'}; train first")
+        self.wait()
+        if self.latest_step() is None:
+            raise FileNotFoundError(f"no checkpoint in {self.workdir / LAST}; train first")
         sharding = jax.tree.map(lambda x: x.sharding, target) if sharding is None else sharding
         abstract = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, sharding
         )
-        variables, training = _items(abstract)
+        while (step := self.latest_step()) is not None:
+            try:
+                return self._restored(step, abstract)
+            except OtherRun:
+                raise
+            except Exception as error:  # of Orbax, TensorStore and what they stand on: any kind
+                path, reason = self.latest_path(), first_line(error)
+                if jax.process_count() > 1:  # the others may be able to read it
+                    raise ValueError(
+                        f"{path} cannot be read ({reason}); move it away, the step before it"
+                        " counts then"
+                    ) from error
+                self._set_aside(path, f"cannot be read ({reason})")
+                self._last.reload()
+        raise ValueError(
+            f"none of the steps in {self.workdir / LAST} could be read; they were moved to"
+            f" {self.workdir / DAMAGED}. Run again to begin anew, or put a copy in their place"
+        )
+
+    def _restored(self, step: int, target: TrainState) -> TrainState:
+        variables, training = _items(target)
         stored = self._last.item_metadata(step)
         _check_same(stored["variables"], variables, self.latest_path() / "variables")
         _check_same(stored["training"], training, self.latest_path() / "training")
@@ -114,13 +161,50 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when everything that save_last and save_best started is on disk."""
-        self._last.wait_until_finished()
-        self._best.wait_until_finished()
+        with self._saving():
+            self._last.wait_until_finished()
+            self._best.wait_until_finished()
 
     def close(self) -> None:
         """Waits and frees the managers' threads."""
-        self._last.close()
-        self._best.close()
+        with contextlib.suppress(Exception) if self._broken else self._saving():
+            self._last.close()
+            self._best.close()
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Raises SaveError for whatever keeps Orbax from writing."""
+        try:
+            yield
+        except Exception as error:  # of Orbax, TensorStore and what they stand on: any kind
+            self._broken = True
+            whole = [s for s in step_folders(self.workdir / LAST) if not damage(s, ITEMS[LAST])]
+            raise SaveError(
+                f"{self.workdir}: a checkpoint could not be written: {_cause(error)}. Last whole"
+                f" one: {whole[0] if whole else 'none was saved yet'}. Make room or mend the disk,"
+                " then run the same command to continue"
+            ) from error
+
+    def _set_damaged_aside(self) -> None:
+        """Steps whose files tell that they are not whole: Orbax would take them for the newest."""
+        if jax.process_index() == 0:
+            for kind, items in ITEMS.items():
+                for step in step_folders(self.workdir / kind):
+                    reason = damage(step, items)
+                    if reason is not None:
+                        self._set_aside(step, reason)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged steps were set aside")
+
+    def _set_aside(self, step: epath.Path, reason: str) -> None:
+        folder = self.workdir / DAMAGED
+        folder.mkdir(parents=True, exist_ok=True)
+        name, number = f"{step.parent.name}_{step.name}", 0
+        while (folder / name).exists():
+            number += 1
+            name = f"{step.parent.name}_{step.name}_{number}"
+        step.rename(folder / name)
+        note(f"{step} {reason}: moved to {folder / name}; the step before it counts")
 
 
 def _items(state: TrainState) -> tuple[dict, dict]:
@@ -156,11 +240,23 @@ def _check_same(stored: Any, expected: Any, path: epath.Path) -> None:
     ]
     if lines:
         more = [f"... and {len(lines) - 8} more"] if len(lines) > 8 else []
-        raise ValueError(
+        raise OtherRun(
             f"{path} was saved by another model or optimizer; these arrays differ:\n  "
             + "\n  ".join(lines[:8] + more)
             + "\nUse the config it was saved with, or another --workdir."
         )
+
+
+def _cause(error: BaseException) -> str:
+    """What the system said, out of what libraries made of it."""
+    text, seen = str(error), error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno is not None:
+            return str(seen)
+        seen = seen.__cause__ or seen.__context__
+    known = (errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EDQUOT, errno.EACCES, errno.EIO)
+    said = next((os.strerror(code) for code in known if os.strerror(code) in text), None)
+    return said or first_line(error)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

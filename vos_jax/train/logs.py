@@ -11,6 +11,8 @@ from collections.abc import Mapping
 import jax
 from etils import epath
 
+from vos_jax.files import is_remote, named_errors
+
 JSONL = "metrics.jsonl"
 
 
@@ -20,7 +22,7 @@ class Logger:
     def __init__(self, workdir: str | epath.Path, tensorboard: bool = True):
         self._folder = epath.Path(workdir) / "logs"
         self._enabled = jax.process_index() == 0
-        self._remote = "://" in str(self._folder)
+        self._remote = is_remote(self._folder)
         self._file = self._events = None
         if not self._enabled:
             return
@@ -61,8 +63,9 @@ class Logger:
             self._text += text
             (self._folder / JSONL).write_text(self._text)
         else:
-            self._file.write(text)
-            self._file.flush()
+            with named_errors(self._folder / JSONL):
+                self._file.write(text)
+                self._file.flush()
 
 
 def _event_writer(folder: epath.Path):

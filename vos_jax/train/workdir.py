@@ -8,6 +8,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 
 from vos_jax.checkpoint_folder import absolute, plain_config, read_json, write_json
+from vos_jax.notes import note
 
 # What a run may change when it is resumed: where the data lies, how far to train, how often to
 # save, what is evaluated and reported, and the devices. All else would make it another run.
@@ -36,9 +37,9 @@ def prepare_workdir(workdir: str | epath.Path, config: Any, manifest: dict) -> e
     """
     workdir = absolute(workdir)
     config_path, manifest_path = workdir / "config.json", workdir / "manifest.json"
-    stored = read_json(config_path) if config_path.exists() else None
     kinds = [workdir / kind for kind in ("last", "best")]
     started = any(kind.exists() and any(kind.iterdir()) for kind in kinds)
+    stored = _stored_config(config_path, started)
     if stored is None and started:
         raise ValueError(
             f"{workdir} holds checkpoints but no config.json, so their run is unknown; "
@@ -60,11 +61,36 @@ def prepare_workdir(workdir: str | epath.Path, config: Any, manifest: dict) -> e
             write_json(manifest_path, manifest)
             write_json(config_path, plain_config(config))
         else:
-            first = read_json(manifest_path) if manifest_path.exists() else {}
+            first = _first_manifest(manifest_path)
             first["resumed"] = [*first.get("resumed", []), manifest]
             write_json(manifest_path, first)
     _barrier("workdir was written")
     return workdir
+
+
+def _stored_config(path: epath.Path, started: bool) -> dict | None:
+    """None for a new run, and where an attempt failed before it had anything to keep."""
+    if not path.exists():
+        return None
+    try:
+        return read_json(path)
+    except ValueError:
+        if started:
+            raise
+        return None
+
+
+def _first_manifest(path: epath.Path) -> dict:
+    """What the run began with, {} where that is not known; the run does not depend on it."""
+    if not path.exists():
+        return {}
+    try:
+        return read_json(path)
+    except ValueError as error:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.rename(aside)
+        note(f"{error}; it was moved to {aside}, and the run goes on")
+        return {}
 
 
 def differing_fields(old: Any, new: Any, ignore: tuple[str, ...] = ()) -> list[str]:
