@@ -104,7 +104,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
         {
             "backbone": "mobilenet_v2",
             "output_stride": 16,
-            "decoder_channels": 128,
+            "features": 128,
             "embedding_dim": 64,
             "embedding_init": "identity",
             "window": 12,
@@ -149,7 +149,7 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "backbone": "mobilenet_v2",
             "output_stride": 16,
             "width": 0.25,
-            "decoder_channels": 32,
+            "features": 32,
             "embedding_dim": 16,
             "embedding_init": "identity",
             "window": 6,

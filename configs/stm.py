@@ -127,7 +127,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
             "backbone": "mobilenet_v2",
             "key_dim": 64,
             "value_dim": 128,
-            "decoder_channels": 64,
+            "features": 64,
             # with ImageNet features and fresh keys three quarters of what an object's pixels read
             # is the object, a third with the release's scores
             "scaled_scores": False,
@@ -171,7 +171,7 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "width": 0.375,
             "key_dim": 64,
             "value_dim": 64,
-            "decoder_channels": 32,
+            "features": 32,
             "scaled_scores": False,
             "scale": 5 / 3,  # contours and objects of 30 pixels are fine for strides 4 and 16
         }

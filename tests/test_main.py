@@ -91,7 +91,7 @@ def test_a_run_leaves_scores_tables_masks_overlays_logs_and_manifest(finished):
     evaluated = [line for line in lines if line["kind"] == "eval"]
     assert len(evaluated) == 1 and evaluated[0].items() >= scores(results).items()
     manifest = json.loads((finished / "manifest.json").read_text())
-    assert manifest["config"]["model"]["decoder_channels"] == 8 and "jax" in manifest["packages"]
+    assert manifest["config"]["model"]["features"] == 8 and "jax" in manifest["packages"]
 
 
 def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(

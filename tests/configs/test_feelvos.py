@@ -32,7 +32,7 @@ def test_every_preset_builds_a_model_whose_optimizer_patterns_fit(preset):
     matching = ("first_frame_global", "previous_frame_local", "previous_frame_global")
     cues = sum(config.model[cue] for cue in (*matching, "previous_prediction"))
     first_kernel = params["head"]["layer0"]["depthwise"]["kernel"]
-    assert first_kernel.shape == (7, 7, 1, config.model.decoder_channels + cues)
+    assert first_kernel.shape == (7, 7, 1, config.model.features + cues)
     assert build_model(config.model).output_stride == config.model.output_stride
 
 
@@ -52,7 +52,7 @@ def test_paper_trains_as_published():
     config = get_config("paper")
     model, data, optim = config.model, config.data, config.optim
     assert (model.output_stride, config.train.model.output_stride) == (8, 16)
-    assert (model.decoder_channels, model.embedding_dim, model.window, model.k_nearest) == (
+    assert (model.features, model.embedding_dim, model.window, model.k_nearest) == (
         256,
         100,
         15,

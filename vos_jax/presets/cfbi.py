@@ -93,7 +93,7 @@ def shrink_to_small(config: ConfigDict) -> None:
             "backbone": "mobilenet_v2",
             "norm_eval": False,  # ASPP and decoder start fresh
             "momentum": 0.99,  # ours: batches of two videos are noisy
-            "decoder_channels": 64,
+            "features": 64,
             "head_width": 64,
             "groups": 8,
             "short_side": 240,
@@ -123,7 +123,7 @@ def shrink_to_quick(config: ConfigDict) -> None:
             "norm_eval": False,
             "momentum": 0.95,
             "dropout": 0.0,
-            "decoder_channels": 32,
+            "features": 32,
             "head_width": 32,
             "groups": 4,
         }

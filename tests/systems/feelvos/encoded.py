@@ -13,6 +13,6 @@ class Encoded(FEELVOS):
     """
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
-        split = self.decoder_channels
+        split = self.features
         shared, embedding = inputs[..., :split], inputs[..., split:]
         return Features(shared.astype(self.dtype), embedding)

@@ -97,7 +97,7 @@ def gradients(config):
     """
     model = build_model(config.model)
     head = tiny.lively(variable_shapes(model), sharded.SEED)["params"]["head"]
-    split = config.model.decoder_channels
+    split = config.model.features
     shape = (sharded.ROWS, 3, 12, 12, split + config.model.embedding_dim)
     inputs = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
     fields = {name: value for name, value in config.model.items() if name != "name"}

@@ -17,7 +17,7 @@ from vos_jax.systems.feelvos.model import FEELVOS
 
 SIZE, GRID = (48, 64), (12, 16)
 FEATURES, CHANNELS, WINDOW = 8, 6, 2
-SMALL = {"decoder_channels": FEATURES, "embedding_dim": CHANNELS, "window": WINDOW}
+SMALL = {"features": FEATURES, "embedding_dim": CHANNELS, "window": WINDOW}
 
 
 @pytest.fixture(scope="module", autouse=True)

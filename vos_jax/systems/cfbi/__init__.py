@@ -7,7 +7,7 @@ from vos_jax.systems.cfbi.official import from_official
 _TINY = {
     "backbone": "mobilenet_v2",
     "width": 0.1,
-    "decoder_channels": 8,
+    "features": 8,
     "embedding_dim": 8,
     "head_width": 16,
     "groups": 2,

@@ -69,7 +69,7 @@ class CFBI(LabelLogitsModel):
     norm_eval: bool = True  # ... in ASPP and decoder
     momentum: float = 0.9  # of live statistics
     dropout: float = 0.1  # after the ASPP, in training
-    decoder_channels: int = 256  # of ASPP and decoder
+    features: int = 256  # of ASPP and decoder
     embedding_dim: int = 100
     head_width: int = 256  # channels of the head's first stage
     groups: int = 32  # of most group normalisations
@@ -105,7 +105,7 @@ class CFBI(LabelLogitsModel):
         dtype = jnp.dtype(self.dtype)
         self.deeplab = DenseDeepLabV3Plus(
             backbone=self.backbone,
-            features=self.decoder_channels,
+            features=self.features,
             width=self.width,
             backbone_norm_eval=self.backbone_norm_eval,
             norm_eval=self.norm_eval,
@@ -134,7 +134,7 @@ class CFBI(LabelLogitsModel):
     def _setup_scales(self, dtype):
         shared = dict(use_bias=True, activation=nn.relu, dtype=dtype)
         self.embedding_depthwise = ConvGroupNorm(
-            self.decoder_channels, kernel=3, depthwise=True, groups=self.groups, **shared
+            self.features, kernel=3, depthwise=True, groups=self.groups, **shared
         )
         self.embedding = ConvGroupNorm(self.embedding_dim, groups=self.embedding_dim // 4, **shared)
         self.prehead = ConvGroupNorm(self.head_width // 4, groups=self.head_width // 16, **shared)
@@ -369,7 +369,7 @@ class CFBI(LabelLogitsModel):
 class CFBIPlus(CFBI):
     """CFBI+: matching at three scales of a feature pyramid. Fields are its released configuration.
 
-    The embeddings have `decoder_channels` channels; `embedding_dim` and `local_halved` are CFBI's.
+    The embeddings have `features` channels; `embedding_dim` and `local_halved` are CFBI's.
     """
 
     named_windows = {
@@ -383,7 +383,7 @@ class CFBIPlus(CFBI):
     local_halved: bool = False
 
     def _setup_scales(self, dtype):
-        self.fpn = FPN(self.decoder_channels, self.groups, dtype)
+        self.fpn = FPN(self.features, self.groups, dtype)
 
     def _embed(self, maps: Maps) -> tuple[jax.Array, ...]:
         return self.fpn((maps.decoded, maps.mid_level, maps.pyramid))

@@ -11,7 +11,7 @@ SYSTEM = System(
         "backbone": "mobilenet_v2",
         "output_stride": 16,
         "width": 0.1,
-        "decoder_channels": 8,
+        "features": 8,
         "embedding_dim": 6,
         "window": 3,
     },

@@ -79,7 +79,7 @@ class FEELVOS(LabelLogitsModel):
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
     scale: float = 1.0  # of the frame after that, see systems.views
     dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
-    decoder_channels: int = 256  # of decoder and head
+    features: int = 256  # of decoder and head
     embedding_dim: int = 100
     embedding_init: str = "release"  # or "identity", see identity_embedding
     window: int = 15  # half size of the local search window, in stride-4 pixels
@@ -101,7 +101,7 @@ class FEELVOS(LabelLogitsModel):
         self.deeplab = DeepLabV3Plus(
             backbone=self.backbone,
             output_stride=self.output_stride,
-            features=self.decoder_channels,
+            features=self.features,
             width=self.width,
             backbone_norm_eval=self.backbone_norm_eval,
             norm_eval=self.norm_eval,
@@ -110,13 +110,13 @@ class FEELVOS(LabelLogitsModel):
             dtype=jnp.dtype(self.dtype),
         )
         self.embedding = SeparableConv(
-            self.decoder_channels,
+            self.features,
             self.embedding_dim,
             3,
             depthwise_init=EMBEDDING_INIT[self.embedding_init],
             pointwise_init=EMBEDDING_INIT[self.embedding_init],
         )
-        self.head = Head(self.decoder_channels, self.cues)
+        self.head = Head(self.features, self.cues)
 
     @property
     def traits(self) -> Traits:

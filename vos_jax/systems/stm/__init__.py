@@ -12,7 +12,7 @@ SYSTEM = System(
         "width": 0.1,
         "key_dim": 4,
         "value_dim": 6,
-        "decoder_channels": 8,
+        "features": 8,
         "memory_every": 2,
         "length": 6,
     },

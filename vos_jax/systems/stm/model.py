@@ -84,7 +84,7 @@ class STM(VOSModel):
     norm_eval: bool = True
     key_dim: int = 128
     value_dim: int = 512
-    decoder_channels: int = 256
+    features: int = 256
     scaled_scores: bool = True  # divided by sqrt(key_dim) (code) or not (paper)
     top_k: int = 0  # memory pixels that count for a query pixel; 0: all
     memory_first: bool = True
@@ -115,7 +115,7 @@ class STM(VOSModel):
         encoder = (self.backbone, self.width, self.norm_eval, self.key_dim, self.value_dim, dtype)
         self.memory_encoder = MemoryEncoder(*encoder)
         self.query_encoder = QueryEncoder(*encoder)
-        self.decoder = Decoder(self.decoder_channels, dtype)
+        self.decoder = Decoder(self.features, dtype)
 
     @property
     def traits(self) -> Traits:
