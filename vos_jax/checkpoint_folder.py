@@ -46,45 +46,68 @@ def import_variables(path: str | epath.Path) -> tuple[dict, dict]:
     """Variables as numpy arrays, and the config dict, of a checkpoint.
 
     path: a folder of export_variables, a workdir (its best step, else its last) or a step
-    folder. Where the run kept averaged parameters these are they. Raises FileNotFoundError.
+    folder. Where the run kept averaged parameters these are they. A step of a workdir that cannot
+    be read is skipped, and the user is told. Raises FileNotFoundError, or ValueError where nothing
+    can be read.
     """
     path = absolute(path)
-    folder = _find_step(path)
-    homes = [folder, folder.parent, folder.parent.parent]
-    config_path = next((h / "config.json" for h in homes if (h / "config.json").exists()), None)
-    if config_path is None:
-        raise FileNotFoundError(
-            f"{path}: no config.json in {folder} or the two folders above it, so the model of "
-            "these variables is unknown; point to the whole workdir or exported folder"
-        )
-    return _read_variables(folder / "variables"), read_json(config_path)
+    jax.devices()  # if there are none, that is not the checkpoint's fault
+    steps = _steps(path)
+    for place, folder in enumerate(steps):
+        config_path = _config_path(path, folder)
+        try:
+            return _read_variables(folder / "variables"), read_json(config_path)
+        except UnreadableVariables as error:
+            if place == len(steps) - 1:
+                raise
+            note(f"{error}; skipped")
+    raise AssertionError("there is at least one step")
+
+
+def _config_path(path: epath.Path, folder: epath.Path) -> epath.Path:
+    for home in (folder, folder.parent, folder.parent.parent):
+        if (home / "config.json").exists():
+            return home / "config.json"
+    raise FileNotFoundError(
+        f"{path}: no config.json in {folder} or the two folders above it, so the model of "
+        "these variables is unknown; point to the whole workdir or exported folder"
+    )
+
+
+class UnreadableVariables(ValueError):
+    """The variables of a checkpoint are damaged."""
 
 
 def _read_variables(folder: epath.Path) -> dict:
-    """All arrays as numpy; ValueError names the folder where they cannot be read."""
+    """All arrays as numpy; UnreadableVariables names the folder where they cannot be read."""
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
             stored = metadata_tree(checkpointer.metadata(folder))
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
             return checkpointer.restore(folder, restore_args=as_numpy)
     except Exception as error:  # of Orbax, TensorStore and what they stand on: any kind
-        raise ValueError(
+        raise UnreadableVariables(
             f"{folder}: the variables cannot be read ({first_line(error)}); the checkpoint is"
             " damaged: use another step, or copy or convert it again"
         ) from error
 
 
-def _find_step(path: epath.Path) -> epath.Path:
+def _steps(path: epath.Path) -> list[epath.Path]:
+    """The folders that may hold the variables `path` means, the first choice first."""
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     if (path / "variables").exists():
-        return path
+        return [path]
+    whole = []
     for folder in (path / "best", path / "last", path):
         for step in step_folders(folder):
             reason = damage(step, ["variables"])
             if reason is None:
-                return step
-            note(f"{step} is skipped: it {reason}")
+                whole.append(step)
+            else:
+                note(f"{step} is skipped: it {reason}")
+    if whole:
+        return whole
     found = sorted(child.name for child in path.iterdir())[:8] if path.is_dir() else "a file"
     raise FileNotFoundError(
         f"{path} is no checkpoint (it holds {found or 'nothing'}): expected a folder written by "

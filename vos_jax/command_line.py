@@ -1,16 +1,17 @@
 """What the commands share: flags, --config FILE[:PRESET], and ending with a clear error."""
 
+import logging as stdlib_logging
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from absl import flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 import vos_jax.configs
 
@@ -19,7 +20,9 @@ _FLAG_NAME = re.compile(r"^--[a-z-]+(?==|$)")
 
 def new_flags(argv: Sequence[str] | None = None) -> flags.FlagValues:
     """An empty set of flags with --help and, where `argv` is given, --config."""
-    logging.set_verbosity(logging.ERROR)  # notices of the libraries below are not for the user
+    # What the libraries below log is not for the user; their errors are also raised.
+    logging.set_verbosity(logging.FATAL)
+    stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
     if argv is not None:
@@ -73,19 +76,14 @@ def parse_flags(
     """Read the command line into `values`; --allow-missing and --allow_missing are the same flag.
 
     Raises flags.Error in one readable line: unknown flag, unknown config file, preset or field
-    (with the nearest name), a value of the wrong type, a stray argument, a missing required flag.
+    (with the nearest name), a value of the wrong type, a stray argument, a missing required flag, a
+    config file that fails, with its line.
     """
     try:
         rest = values([_FLAG_NAME.sub(_with_underscores, word) for word in argv])[1:]
-        config = values["config"].value if "config" in values else None
-        if config is not None:
-            config.keys()  # a file that could not be loaded complains only when it is used
     except (AttributeError, KeyError) as error:
         raise flags.Error(_unknown_field(str(error))) from None
-    except OSError as error:
-        raise flags.Error(f"--config: {str(error).strip().splitlines()[-1].strip()}") from None
     except flags.Error as error:
-        # ml_collections quotes the whole traceback of a config file that raised
         raise flags.Error(str(error).strip().splitlines()[-1]) from None
     if values.help:
         return
@@ -160,8 +158,40 @@ class _CarriedToo(flags.ArgumentParser):
     def __init__(self, parser: flags.ArgumentParser):
         self._parser = parser
 
-    def parse(self, argument: str) -> Any:
-        return self._parser.parse(find_config(argument))
+    def parse(self, argument: str) -> ConfigDict:
+        found = find_config(argument)
+        path = found.partition(":")[0]
+        try:
+            config = self._parser.parse(found)
+            if hasattr(config, "keys"):
+                config.keys()  # a file that could not be loaded complains only when it is used
+        except (Exception, SystemExit) as error:  # whatever somebody's own file does
+            raise ValueError(f"{path}{_config_failure(path, error)}") from None
+        if not isinstance(config, ConfigDict):
+            raise ValueError(
+                f"{path}: get_config returned {type(config).__name__}, expected an"
+                " ml_collections.ConfigDict"
+            )
+        return config
+
+
+def _config_failure(path: str, error: BaseException) -> str:
+    """What went wrong in a config file and where, to follow its name."""
+    if isinstance(error, AttributeError) and "'get_config'" in str(error):
+        return ": has no function get_config(preset) that returns an ml_collections.ConfigDict"
+    if isinstance(error, SystemExit):
+        return f": ended the process itself (sys.exit({error.code!r})); return a ConfigDict instead"
+    while isinstance(error.__context__, Exception):  # the library puts its own around it
+        error = error.__context__
+    line = error.lineno if isinstance(error, SyntaxError) else None
+    for frame in traceback.extract_tb(error.__traceback__):
+        line = frame.lineno if os.path.realpath(frame.filename) == os.path.realpath(path) else line
+    place = f", line {line}: " if line else ": "
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "configs":
+        return f"{place}{error}; the configs that vos_jax carries are modules of vos_jax.configs"
+    message = str(error).strip().splitlines() or ["no message"]
+    kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+    return f"{place}{kind}{message[-1].strip()}"
 
 
 def run_command(

@@ -24,9 +24,11 @@ def whole_file(path: epath.PathLike) -> Iterator[BinaryIO]:
         return
     unfinished = path.parent / f".{uuid.uuid4().hex}.unfinished"
     try:
-        with named_errors(path):
-            with open(unfinished, "xb") as file:
-                yield file
+        with named_errors(path, own=True):
+            file = open(unfinished, "xb")
+        with named_errors(path), file:
+            yield file
+        with named_errors(path, own=True):
             os.replace(unfinished, path)
     except BaseException:
         Path(unfinished).unlink(missing_ok=True)
@@ -73,11 +75,14 @@ def keep_apart(inputs: Mapping[str, epath.PathLike], outputs: Mapping[str, epath
 
 
 @contextlib.contextmanager
-def named_errors(path: epath.PathLike) -> Iterator[None]:
-    """OSErrors of the system, such as a full disk, with the name of the file they are about."""
+def named_errors(path: epath.PathLike, own: bool = False) -> Iterator[None]:
+    """OSErrors of the system, such as a full disk, with the name of the file they are about.
+
+    own: also those that name a file, where it can only be one beside `path` that stands for it.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename is not None:
+        if error.errno is None or (error.filename is not None and not own):
             raise
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error

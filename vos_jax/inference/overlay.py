@@ -125,7 +125,7 @@ class _Mp4:
     def __init__(self, path: epath.PathLike, overwrite: bool, fps: float):
         self._path, self._fps = new_file(path, overwrite), fps
         beside = None if is_remote(self._path) else os.fspath(self._path.parent)
-        with named_errors(self._path):
+        with named_errors(self._path, own=True):
             self._scratch = tempfile.TemporaryDirectory(prefix=".overlay", dir=beside)
         self._growing = Path(self._scratch.name) / "overlay.mp4"
         self._video: cv2.VideoWriter | None = None

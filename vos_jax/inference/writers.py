@@ -83,8 +83,8 @@ class ResultFolder:
         """Names the files of the same kind that were there before and were not replaced."""
         if self._earlier:
             note(
-                f"{self._folder} also holds {len(self._earlier)} older {self._ending} files that"
-                f" this run did not write: {some(sorted(self._earlier))}"
+                f"{self._folder} also holds {len(self._earlier)} {self._ending} files of an earlier"
+                f" run, which this one did not replace: {some(sorted(self._earlier))}"
             )
             self._earlier = set()
 

@@ -142,7 +142,7 @@ class Checkpoints:
                         f"{path} cannot be read ({reason}); move it away, the step before it"
                         " counts then"
                     ) from error
-                self._set_aside(path, f"cannot be read ({reason})")
+                self._set_aside(path, f"cannot be read ({reason}):")
                 self._last.reload()
         raise ValueError(
             f"none of the steps in {self.workdir / LAST} could be read; they were moved to"
@@ -192,7 +192,7 @@ class Checkpoints:
                 for step in step_folders(self.workdir / kind):
                     reason = damage(step, items)
                     if reason is not None:
-                        self._set_aside(step, reason)
+                        self._set_aside(step, f"{reason}:")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged steps were set aside")
 
@@ -204,7 +204,9 @@ class Checkpoints:
             number += 1
             name = f"{step.parent.name}_{step.name}_{number}"
         step.rename(folder / name)
-        note(f"{step} {reason}: moved to {folder / name}; the step before it counts")
+        note(
+            f"{step} {reason} moved to {folder / name}; the step before it counts, if there is one"
+        )
 
 
 def _items(state: TrainState) -> tuple[dict, dict]:
