@@ -1,5 +1,10 @@
 """Flags and --config as all commands read them."""
 
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 from absl import flags
 
@@ -10,6 +15,7 @@ from vos_jax.command_line import (
     flag,
     new_flags,
     parse_flags,
+    run_command,
 )
 
 
@@ -88,3 +94,68 @@ def test_a_flag_is_what_its_default_is():
     for wrong in ("--count=0", "--count=x", "--one=c", "--switch=5"):
         with pytest.raises(flags.Error, match=wrong[2:].partition("=")[0]):
             parse_flags(values, ["command", wrong])
+
+
+CONFIGS = {
+    "imports what is not there": ("import nowhere\n", r"own\.py, line 1: ModuleNotFoundError"),
+    "is cut off": ("def get_config(:\n", r"own\.py, line 1: SyntaxError"),
+    "raises": ("def get_config():\n    x = 1\n    return x / 0\n", r"own\.py, line 3: ZeroDiv"),
+    "refuses": (
+        "def get_config():\n    raise ValueError('no such')\n",
+        r"own\.py, line 2: no such",
+    ),
+    "returns a dict": ("def get_config():\n    return {}\n", "returned dict, expected an ml_col"),
+    "returns nothing": ("def get_config():\n    pass\n", "returned NoneType, expected"),
+    "has no function": ("x = 1\n", r"own\.py: has no function get_config"),
+    "ends the process": ("raise SystemExit(0)\n", r"own\.py: ended the process itself"),
+    "takes the old place": ("from configs.feelvos import x\n", "are modules of vos_jax.configs"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_file_that_fails_is_told_with_its_line(elsewhere, monkeypatch, name):
+    text, message = CONFIGS[name]
+    (elsewhere / "own.py").write_text(text)
+    monkeypatch.setitem(sys.modules, "configs", None)
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # of the case before
+    with pytest.raises(flags.Error, match=message) as refused:
+        parsed("--config=own.py")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (MemoryError("of 9 GB"), "error: out of memory (of 9 GB)", ""),
+        (ValueError("no"), "error: no", ""),
+    ],
+)
+def test_what_ends_a_command_is_told_without_a_traceback(raised, code, said, capsys):
+    def run(values):
+        raise raised
+
+    with pytest.raises(SystemExit) as stop:
+        run_command(["c"], "what it does", lambda argv: SimpleNamespace(help=False), run)
+    assert str(stop.value.code).startswith(str(code)) and capsys.readouterr().err == said
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    def run(values):
+        raise TypeError("ours")
+
+    with pytest.raises(TypeError, match="ours"):
+        run_command(["c"], "", lambda argv: SimpleNamespace(help=False), run)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "cpus"])
+def test_devices_that_are_not_there_are_told_in_one_line(platform):
+    environment = dict(os.environ, JAX_PLATFORMS=platform)
+    run = (
+        "import jax; from types import SimpleNamespace as N; from vos_jax.command_line import *;"
+        "run_command(['c'], '', lambda argv: N(help=False), lambda values: jax.numpy.ones(1))"
+    )
+    command = [sys.executable, "-c", run]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert done.stderr.startswith(f"error: JAX_PLATFORMS={platform}: ")

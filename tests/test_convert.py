@@ -39,6 +39,29 @@ def test_backbone_folder_holds_official_values_and_origin(npz, torchvision, tmp_
     assert "255 arrays, 1,811,712 parameters" in printed and "classifier.1.weight" in printed
 
 
+@pytest.mark.parametrize("prefix", ["backbone.", "model.net.", "a.b.c."])
+def test_a_prefix_of_all_names_is_left_out_and_told(torchvision, tmp_path, capsys, prefix):
+    np.savez(tmp_path / "p.npz", **{prefix + name: x for name, x in torchvision.items()})
+    _run("mobilenet_v2", tmp_path / "p.npz", tmp_path / "out")
+    printed = capsys.readouterr()
+    assert "255 arrays" in printed.out and f"prefix {prefix!r} of all names" in printed.err
+
+
+def test_a_prefix_of_some_names_is_named_with_what_to_do(torchvision, tmp_path):
+    arrays = {"module.encoder_q." + name: x for name, x in torchvision.items()}
+    np.savez(tmp_path / "p.npz", **arrays, queue=np.zeros(3))
+    with pytest.raises(SystemExit, match="prefix 'encoder_q.' fit, but there are 1 others"):
+        _run("mobilenet_v2", tmp_path / "p.npz", tmp_path / "out")
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(torchvision, tmp_path):
+    wrong = torchvision | {"features.0.0.weight": torchvision["features.0.0.weight"] * np.nan}
+    np.savez(tmp_path / "n.npz", **wrong)
+    with pytest.raises(SystemExit, match=r"not finite.*\n.*\n  features\.0\.0\.weight .*864 val"):
+        _run("mobilenet_v2", tmp_path / "n.npz", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_feelvos_is_built_from_its_paper_config(monkeypatch, tmp_path):
     arrays = golden_parameters(load_spec("feelvos"))
     monkeypatch.setattr(convert, "read_arrays", lambda path: arrays)

@@ -308,6 +308,20 @@ def test_the_split_folder_itself_and_other_lists_of_seen_categories_will_do(tmp_
     assert (found["J_s"], found["J_u"]) == expected
 
 
+def test_seen_categories_that_no_video_has_are_refused_or_told(tmp_path, capsys):
+    root = youtube_tree(tmp_path / "data")
+    pred = write_results(open_youtube_vos(root, "train"), tmp_path / "pred", without(7))
+    (tmp_path / "seen.txt").write_text("\ufeffDog\nCat\n", encoding="utf-8")
+    flags = ("--set=train", f"--seen={tmp_path}/seen.txt")
+    with pytest.raises(SystemExit, match="2 of 2 seen categories occur in no video: Cat, Dog"):
+        run(root, pred, tmp_path / "out", *flags, protocol="youtube-vos")
+    (tmp_path / "seen.txt").write_text("dog\nPenguin\n")
+    found = run(root, pred, tmp_path / "out", *flags, protocol="youtube-vos")["metrics"]
+    assert (found["J_s"], found["J_u"]) == (0, 1)
+    said = capsys.readouterr().err
+    assert "1 of 2 seen categories occur in no video: Penguin; is 'Penguin' what is called" in said
+
+
 def test_withheld_masks_cannot_be_scored(tmp_path):
     root = youtube_tree(tmp_path / "data", "valid")
     pred = write_results(open_youtube_vos(root, "valid"), tmp_path / "pred")

@@ -181,7 +181,7 @@ def _config_failure(path: str, error: BaseException) -> str:
         return ": has no function get_config(preset) that returns an ml_collections.ConfigDict"
     if isinstance(error, SystemExit):
         return f": ended the process itself (sys.exit({error.code!r})); return a ConfigDict instead"
-    while isinstance(error.__context__, Exception):  # the library puts its own around it
+    if str(error).startswith("Error whilst parsing"):  # the library puts its own around it
         error = error.__context__
     line = error.lineno if isinstance(error, SyntaxError) else None
     for frame in traceback.extract_tb(error.__traceback__):

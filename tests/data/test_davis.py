@@ -1,9 +1,12 @@
 import pickle
 
+import numpy as np
 import pytest
 
+from tests.data.image_bytes import encoded
 from tests.data.trees import SIZE, davis_tree, frame, labels, same, write_image
 from vos_jax.data.davis import open_davis
+from vos_jax.data.image_file import upright
 from vos_jax.data.masks import write_mask
 from vos_jax.data.sources import Source, evaluation_videos
 
@@ -133,3 +136,57 @@ def test_ids_below_the_highest_are_objects_even_without_pixels(tmp_path, task):
     (video,) = open_davis(root, "train", task=task)
     assert video.ids.tolist() == [1, 2, 3]
     assert video.scored.sum() == 3 * (3 if task == "semi-supervised" else 5)
+
+
+LISTS = {
+    "UTF-8 with a mark, lines ended as on Windows": b"\xef\xbb\xbfbear\r\nmy dog\r\n\r\n",
+    "UTF-16": "bear\r\nmy dog\r\n".encode("utf-16"),
+    "blanks around": b"  bear \n\tmy dog\t\n",
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_are_read_whatever_editor_wrote_them(tmp_path, name):
+    davis_tree(tmp_path, names=("bear", "my dog"))
+    (tmp_path / "ImageSets/2017/train.txt").write_bytes(LISTS[name])
+    assert [video.name for video in open_davis(str(tmp_path), "train")] == ["bear", "my dog"]
+
+
+def test_a_list_in_another_encoding_is_named_with_the_byte(tmp_path):
+    davis_tree(tmp_path)
+    (tmp_path / "ImageSets/2017/train.txt").write_bytes("bär\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"train\.txt: expected text in UTF-8, .*0xe4 at 1"):
+        open_davis(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("form", ["/JPEGImages/480p/{0}/00000.jpg /Annotations/480p/{0}/00000.png"])
+def test_pairs_of_files_name_their_sequence_also_with_blanks(tmp_path, form):
+    davis_tree(tmp_path, names=("bear", "my dog"))
+    text = "\n".join(form.format(name) for name in ("bear", "my dog", "bear"))
+    (tmp_path / "ImageSets/2017/train.txt").write_text(text)
+    assert [video.name for video in open_davis(str(tmp_path), "train")] == ["bear", "my dog"]
+    (tmp_path / "ImageSets/2017/train.txt").write_text("a/b\n")
+    with pytest.raises(ValueError, match=r"train\.txt: expected a sequence or .*found 'a/b'"):
+        open_davis(str(tmp_path), "train")
+
+
+def test_annotations_may_end_in_capitals(tmp_path):
+    davis_tree(tmp_path)
+    for file in list((tmp_path / "Annotations").rglob("*.png")):
+        file.rename(file.with_suffix(".PNG"))
+    video = open_davis(str(tmp_path), "train")[0]
+    assert video.annotated.all() and video.ids.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("lying", ["like the file", "like the frame"])
+def test_masks_of_frames_on_their_side_are_turned_like_them(tmp_path, lying):
+    davis_tree(tmp_path, names=("bear",), length=3)
+    for t in range(3):
+        stem = f"480p/bear/{t:05d}"
+        upright_frame = encoded(frame(t), "JPEG", turn=6)
+        (tmp_path / f"JPEGImages/{stem}.jpg").write_bytes(upright_frame)
+        if lying == "like the frame":
+            write_mask(tmp_path / f"Annotations/{stem}.png", upright(labels(t), 6))
+    clip = open_davis(str(tmp_path), "train")[0].clip()
+    assert clip.frames.shape == (3, 64, 48, 3)
+    np.testing.assert_array_equal(clip.masks[1], upright(labels(1), 6))

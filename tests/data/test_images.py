@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.data.trees import SIZE, images_tree, labels, same
+from tests.data.image_bytes import encoded, grey_png
+from tests.data.trees import SIZE, frame, images_tree, labels, same
+from vos_jax.data.image_file import upright
 from vos_jax.data.images import open_images, read_pair_mask
 from vos_jax.data.masks import davis_palette, write_mask
 from vos_jax.data.sources import open_sources
@@ -59,6 +61,29 @@ def test_grey_masks_of_every_file_type_mean_the_same(tmp_path):
         assert (read_pair_mask(tmp_path / f"{number}.png") == inside).all()
     white.save(tmp_path / "blurred.jpg")
     assert (read_pair_mask(tmp_path / "blurred.jpg") == inside).mean() > 0.99
+
+
+@pytest.mark.parametrize("bits", [2, 4, 16])
+def test_saliency_maps_of_other_depths_mean_the_same(tmp_path, bits):
+    inside = labels(0) > 0
+    (tmp_path / "m.png").write_bytes(grey_png(np.where(inside, 2**bits - 1, 0), bits))
+    assert (read_pair_mask(tmp_path / "m.png") == inside).all()
+
+
+@pytest.mark.parametrize("turn", [6, 8])
+def test_a_mask_of_a_photo_on_its_side_is_turned_with_it(tmp_path, turn):
+    root = images_tree(tmp_path, count=1)
+    (root / "images/im0.jpg").write_bytes(encoded(frame(0), "JPEG", turn))
+    clip = open_images(root)[0].clip()
+    assert clip.frames.shape[1:3] == SIZE[::-1]
+    np.testing.assert_array_equal(clip.masks[0], upright(labels(0) == 1, turn))
+
+
+def test_a_mask_of_a_photo_on_its_head_cannot_tell_how_it_lies(tmp_path):
+    root = images_tree(tmp_path, count=1)
+    (root / "images/im0.jpg").write_bytes(encoded(frame(0), "JPEG", turn=3))
+    with pytest.raises(ValueError, match=r"im0\.png: its frame is turned \(EXIF orientation 3\)"):
+        open_images(root)[0].clip()
 
 
 def test_masks_without_any_object_are_empty_but_dark_ones_are_refused(tmp_path):

@@ -187,6 +187,46 @@ def test_incomplete_youtube_folders_are_explained(tmp_path):
         open_youtube_vos(root, "train")
 
 
+def test_numbers_in_meta_json_are_taken_as_the_names_they_are_written_as(tmp_path):
+    root = youtube_tree(tmp_path)
+    objects = {
+        "2": {"category": 5, "frames": [0, 5, 10]},
+        "7": {"category": None, "frames": ["00005", 10]},
+    }
+    meta = json.dumps({"videos": {"0a1b": {"objects": objects}}})
+    (root / "train/meta.json").write_bytes(b"\xef\xbb\xbf" + meta.encode())
+    (video,) = open_youtube_vos(root, "train")
+    assert video.categories == ["5", ""]
+    assert np.argwhere(video.given).tolist() == [[0, 0], [5, 1]]
+
+
+@pytest.mark.parametrize("frames", ["00000", [], [1.5], [True], [None], None])
+def test_frames_in_meta_json_that_are_no_names_are_refused(tmp_path, frames):
+    root = youtube_tree(tmp_path)
+    meta = {"videos": {"0a1b": {"objects": {"2": {"frames": frames}}}}}
+    (root / "train/meta.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match=r"meta\.json: expected videos.*object '2' of video"):
+        open_youtube_vos(root, "train")
+
+
+def test_a_cut_meta_json_is_named(tmp_path):
+    root = youtube_tree(tmp_path)
+    path = root / "train/meta.json"
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match=r"meta\.json: not a readable JSON file: .*cut off"):
+        open_youtube_vos(root, "train")
+
+
+def test_a_tilde_in_a_directory_is_the_home_folder(tmp_path, monkeypatch):
+    davis_tree(tmp_path / "DAVIS")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    entry = {"d": {"kind": "davis", "dir": "~/DAVIS", "split": "train"}}
+    (source,) = open_sources({"dir": "", "train": entry}, "train")
+    assert [video.name for video in source.videos] == ["bear", "dog"]
+    entry["d"]["dir"] = "DAVIS"
+    assert open_sources({"dir": "~", "train": entry}, "train")[0].videos[0].name == "bear"
+
+
 def test_tfds_davis_equals_the_folders_it_was_prepared_from(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures import fixture, golden_parameters, load_spec
+from vos_jax.official import checkpoint_files
 from vos_jax.official.checkpoint_files import read_arrays
 
 STEP = "model.ckpt-200004"
@@ -95,6 +96,43 @@ def test_pth_is_read_as_plain_tensors_out_of_its_wrapper(wrapper, monkeypatch, t
     (tmp_path / "a.pth").write_bytes(b"-")
     arrays = read_arrays(tmp_path / "a.pth")
     assert {name: value.tolist() for name, value in arrays.items()} == {"w": [1, 2], "half": [3]}
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda state: {"net": state, "optimizer": {"lr": 1}, "epoch": 7},
+        lambda state: {"weights": {"state_dict": state}},
+        lambda state: {"anything": state, "epoch": 7},
+    ],
+)
+def test_pth_is_read_out_of_the_wrappers_that_trainers_use(wrapped, monkeypatch, tmp_path):
+    _fake_torch(monkeypatch, lambda tensor: wrapped({"w": tensor([1, 2])}))
+    (tmp_path / "a.pth").write_bytes(b"-")
+    assert read_arrays(tmp_path / "a.pth")["w"].tolist() == [1, 2]
+
+
+def test_npz_that_claims_more_than_any_model_has_is_refused_before_it_is_read(
+    monkeypatch, tmp_path
+):
+    np.savez(tmp_path / "a.npz", w=np.zeros(400))
+    monkeypatch.setattr(checkpoint_files, "MAX_BYTES", 3000)
+    with pytest.raises(ValueError, match=r"a\.npz: not a readable \.npz.*claims to hold"):
+        read_arrays(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("damage", ["garbled", "cut", "header"])
+def test_damaged_npz_is_named(damage, tmp_path):
+    np.savez(tmp_path / "a.npz", w=np.arange(400.0), v=np.arange(400.0))
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    if damage == "header":
+        at = data.index(b"(400,)")
+        data[at : at + 6] = b"(9**9)"
+    elif damage == "garbled":
+        data[200:1200] = b"\xa5" * 1000
+    (tmp_path / "a.npz").write_bytes(data[: len(data) // 2] if damage == "cut" else data)
+    with pytest.raises(ValueError, match=r"a\.npz: not a readable \.npz"):
+        read_arrays(tmp_path / "a.npz")
 
 
 def test_pth_that_torch_refuses_is_named_with_the_reason_and_a_way_out(monkeypatch, tmp_path):
