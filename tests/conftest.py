@@ -19,12 +19,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.tiny import tiny_system, unload_programs  # noqa: E402
+
 
 @pytest.fixture(scope="session")
 def tiny_feelvos():
     """A FEELVOS small enough to compile in seconds, and lively variables."""
-    from tests.tiny import tiny_system
-
     return tiny_system("feelvos")
 
 
@@ -40,6 +40,17 @@ def clip():
             frames[t, y : y + 14, x : x + 16] = texture[k]
             masks[t, y : y + 14, x : x + 16] = k + 1
     return frames, masks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_programs():
+    """The programs that a module has compiled go with it.
+
+    Each takes hundreds of memory maps, and where a process has 65530, Linux refuses more: then
+    compiling ends in a segmentation fault.
+    """
+    yield
+    unload_programs()
 
 
 def pytest_collection_modifyitems(items):

@@ -5,6 +5,7 @@ seconds. What is small about a model stands in the system's entry (`System.tiny`
 """
 
 import contextlib
+import gc
 import importlib
 import zlib
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vos_jax.data.pipeline import Examples
+from vos_jax.inference.streaming import compiled
 from vos_jax.systems.base import VOSModel
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
@@ -68,6 +70,13 @@ def quick_compilation(quick: bool = True) -> Iterator[None]:
         yield
     finally:
         jax.config.update("jax_disable_most_optimizations", before)
+
+
+def unload_programs() -> None:
+    """Forgets all compiled programs of this process, and frees their memory."""
+    compiled.cache_clear()
+    jax.clear_caches()
+    gc.collect()
 
 
 def get_config(system: str) -> ConfigDict:

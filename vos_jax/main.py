@@ -31,6 +31,7 @@ from vos_jax.command_line import (
 from vos_jax.data.pipeline import batches, training_examples
 from vos_jax.evaluation import MODEL, Evaluation
 from vos_jax.loading import load_model
+from vos_jax.presets.checks import check_config
 from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.logs import Logger
 from vos_jax.train.loop import NonFiniteLoss, train
@@ -147,6 +148,8 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns where the results are."""
+    if args.config is not None:
+        check_config(args.config)
     workdir = args.workdir or default_workdir(args)
     origin = "given" if args.workdir else "default; --workdir changes it"
     print(f"workdir: {workdir} ({origin})", flush=True)

@@ -15,6 +15,7 @@ from tests.systems.promises import (
     CLOSE,
     PROMISES,
     assert_same,
+    compiled_roll,
     only,
     promise,
     roll,
@@ -22,7 +23,7 @@ from tests.systems.promises import (
     stream,
     three_objects,
 )
-from tests.tiny import lively, quick_compilation, tiny_section
+from tests.tiny import lively, quick_compilation, tiny_section, unload_programs
 from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.systems.build import build_model, model_fields, variable_shapes
 from vos_jax.systems.table import SYSTEMS
@@ -47,8 +48,12 @@ def built(system, clip):
     for seed in range(50):
         variables = lively(shapes, seed)
         if says_something(roll(model, variables, *clip)):
-            return model, variables
-    raise AssertionError("none of 50 sets of variables: is memory or mask left out?")
+            break
+    else:
+        raise AssertionError("none of 50 sets of variables: is memory or mask left out?")
+    yield model, variables
+    compiled_roll.cache_clear()
+    unload_programs()  # before the next system
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,8 @@ def quickly():
 
 @pytest.fixture(scope="module")
 def config(system):
-    return tiny.get_config(system)
+    yield tiny.get_config(system)
+    tiny.unload_programs()  # before the next system
 
 
 @pytest.fixture(scope="module")

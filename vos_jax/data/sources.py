@@ -11,6 +11,8 @@ shares unless told otherwise, whatever the number of videos (as FEELVOS mixes it
 
 import difflib
 import inspect
+import math
+import numbers
 import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -114,9 +116,13 @@ def _open(field: str, name: str, entry: Mapping, data: Mapping) -> Source:
         raise ValueError(f"{field}.split is missing")
     if kind != "synthetic":
         options["dir"] = _resolve(field, options.get("dir") or "", data.get("dir") or "")
-    weight = float(entry.get("weight", 1.0)) * float(entry.get("repeat", 1))
-    if not weight > 0:
-        raise ValueError(f"{field}: weight x repeat must be above 0, got {weight}")
+    parts = (entry.get("weight", 1.0), entry.get("repeat", 1))
+    numeric = all(isinstance(x, numbers.Real) for x in parts)
+    weight = math.prod(map(float, parts)) if numeric else math.nan
+    if not 0 < weight < math.inf:
+        raise ValueError(
+            f"{field}: weight x repeat must be a number above 0, got {parts[0]!r} x {parts[1]!r}"
+        )
     return Source(name, SOURCES[kind](**options), weight)
 
 

@@ -21,6 +21,7 @@ NAME = "synthetic-v1"
 TAG = 20170  # first word of every seed
 SPLITS = {"train": 0, "test": 1}  # second word: train and test never share a seed
 HEIGHT, WIDTH = 96, 160  # pixels
+MOST = 100_000  # clips, and frames of a clip
 NUM_FRAMES = 12  # default clip length
 NUM_CLIPS = {"train": 400, "test": 20}  # default number of clips
 MAX_OBJECTS = 3  # 1..3, equally likely
@@ -77,15 +78,15 @@ def synthetic_videos(
 ) -> list[Video]:
     """The first `count` clips of synthetic-v1's "train" or "test" split as Video objects.
 
-    Raises ValueError for an unknown split, fewer than one clip or fewer than 3 frames.
+    Raises ValueError for an unknown split, fewer than one clip or 3 frames, or more than MOST.
     """
     if split not in SPLITS:
         raise ValueError(f"{NAME} has no split {split!r}; expected one of {sorted(SPLITS)}")
     count = NUM_CLIPS[split] if count is None else int(count)
-    if count < 1 or num_frames < 3:
+    if not (1 <= count <= MOST and 3 <= num_frames <= MOST):
         raise ValueError(
-            f"{NAME}: expected at least 1 clip of at least 3 frames, got {count} clips"
-            f" of {num_frames} frames"
+            f"{NAME}: expected at least 1 clip of at least 3 frames, at most {MOST} of each, got"
+            f" {count} clips of {num_frames} frames"
         )
     return [_video(split, index, int(num_frames)) for index in range(count)]
 

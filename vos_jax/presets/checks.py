@@ -1,0 +1,279 @@
+"""What the fields of a config may be: type, range and shape, checked before a run begins.
+
+A value that makes no sense otherwise shows itself hours later, or as an error of a library that
+does not know the field. What a field means is said in presets/common.py, and what those of a system
+mean at its module; a rule here says which values have that meaning.
+"""
+
+import math
+import numbers
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from vos_jax.data.augment import INTERPOLATIONS
+from vos_jax.data.sampling import CHOOSERS
+from vos_jax.metrics.protocols import PROTOCOLS
+from vos_jax.systems.build import model_fields
+from vos_jax.systems.table import SYSTEMS
+
+LARGE = 2**31 - 1
+SIDE = 2**14  # pixels of a frame's side
+MEGA = 2**20  # of channels, pixels, samples: beyond any machine
+
+
+class Rule(NamedTuple):
+    """expected: what a value must be, in words. holds: whether it is."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def whole(least: int = 0, most: int = LARGE) -> Rule:
+    """An integer; a bool is none."""
+    holds = lambda x: _is(x, numbers.Integral) and least <= x <= most  # noqa: E731
+    return Rule(f"a whole number from {least} to {most}", holds)
+
+
+def number(least: float = 0.0, most: float = 1e9, above: bool = False) -> Rule:
+    """A finite number; above: larger than `least`."""
+    words = f"a number {'above' if above else 'from'} {least:g} to {most:g}"
+
+    def holds(x):
+        return _is(x, numbers.Real) and (least < x if above else least <= x) and x <= most
+
+    return Rule(words, holds)
+
+
+def one_of(*names: str) -> Rule:
+    """One of these texts."""
+    return Rule(f"one of {', '.join(names)}", lambda x: isinstance(x, str) and x in names)
+
+
+def several(rule: Rule, length: int | None = None, least: int = 0) -> Rule:
+    """A tuple or list whose elements follow a rule."""
+    count = f"{length} values" if length else f"{least} or more values" if least else "values"
+
+    def holds(x):
+        right = isinstance(x, list | tuple) and len(x) >= least and length in (None, len(x))
+        return right and all(map(rule.holds, x))
+
+    return Rule(f"{count}, each {rule.expected}", holds)
+
+
+def either(*rules: Rule) -> Rule:
+    """What follows any of the rules."""
+    words = " or ".join(rule.expected for rule in rules)
+    return Rule(words, lambda x: any(rule.holds(x) for rule in rules))
+
+
+def ascending(rule: Rule) -> Rule:
+    """Lowest and highest."""
+    pair = several(rule, 2)
+    words = f"lowest and highest, each {rule.expected}"
+    return Rule(words, lambda x: pair.holds(x) and x[0] <= x[1])
+
+
+def _pattern(x: Any) -> bool:
+    try:
+        return isinstance(x, str) and re.compile(x) is not None
+    except re.error:
+        return False
+
+
+def _multiplier(x: Any) -> bool:
+    pair = isinstance(x, list | tuple) and len(x) == 2
+    return pair and _pattern(x[0]) and number().holds(x[1])
+
+
+TEXT = Rule("a text", lambda x: isinstance(x, str))
+SWITCH = Rule("True or False", lambda x: isinstance(x, bool))
+SHARE = number(0, 1)
+PATTERNS = several(Rule("a regular expression", _pattern))
+MULTIPLIERS = several(Rule("a pair (regular expression, factor from 0)", _multiplier))
+DTYPE = one_of("float32", "bfloat16", "float16")
+
+DATA = {
+    "dir": TEXT,
+    "crop": several(whole(1, SIDE), 2),
+    "short_side": whole(0, SIDE),
+    "scale": ascending(number(0, 100, above=True)),
+    "interpolation": one_of(*INTERPOLATIONS),
+    "flip": SHARE,
+    "max_objects": whole(1, 254),
+    "clip.choose": one_of(*CHOOSERS),
+    "clip.frames": whole(1, 1000),
+    "clip.max_gap": whole(1),
+    "clip.growth.start": whole(),
+    "clip.growth.step": whole(),
+    "clip.growth.every": whole(1),
+    "groups": several(several(whole(0, 999), least=1), least=1),
+    "warp.rotate": number(0, 360),
+    "warp.shear": number(0, 89),
+    "warp.zoom": ascending(number(0, 100, above=True)),
+    "warp.shift": number(0, 10),
+    "warp.elastic": number(0, SIDE),
+    "warp.colour": number(0, 100),
+    "balance.tries": whole(0, 1000),
+    "balance.pixels": whole(),
+    "paste": whole(0, 254),
+    "workers": whole(1, 1024),
+    "on_bad_clip": one_of("raise", "skip"),
+}
+RULES = {
+    "seed": whole(0, 2**32 - 1),
+    **{f"data.{name}": rule for name, rule in DATA.items()},
+    **{f"data.pretrain.{name}": rule for name, rule in DATA.items()},
+    "data.pretrain.steps": whole(),
+    "train.steps": whole(1),
+    "train.batch": whole(1),
+    "train.accumulate": whole(1),
+    "train.ema": Rule("a number from 0, below 1", lambda x: SHARE.holds(x) and x < 1),
+    "train.num_given": whole(1, 1000),
+    "train.teacher_forcing_steps": whole(),
+    "train.save_steps": whole(),
+    "train.save_minutes": number(),
+    "train.keep_last": whole(1),
+    "optim.name": one_of("adam", "sgd"),
+    "optim.learning_rate": number(above=True),
+    "optim.schedule": one_of("constant", "poly", "step"),
+    "optim.steps": whole(),
+    "optim.power": number(0, 100),
+    "optim.boundaries": several(whole()),
+    "optim.decay_factor": number(0, 100, above=True),
+    "optim.floor": number(),
+    "optim.warmup_steps": whole(),
+    "optim.warmup_start": SHARE,
+    "optim.momentum": SHARE,
+    "optim.nesterov": SWITCH,
+    "optim.b1": SHARE,
+    "optim.b2": SHARE,
+    "optim.eps": number(),
+    "optim.weight_decay": number(),
+    "optim.decay": PATTERNS,
+    "optim.gradient_multipliers": MULTIPLIERS,
+    "optim.rate_multipliers": MULTIPLIERS,
+    "optim.clip": one_of("none", "global", "per_parameter"),
+    "optim.clip_norm": number(above=True),
+    "optim.freeze": PATTERNS,
+    "eval.every": whole(),
+    "eval.protocol": one_of(*PROTOCOLS),
+    "eval.seen": TEXT,
+    "eval.metric": TEXT,
+    "eval.floors": several(TEXT),
+    "eval.overlay": SWITCH,
+    "inference.slots": whole(0, 254),
+    "inference.scales": several(number(0, 100, above=True), least=1),
+    "inference.flip": SWITCH,
+    "mesh.data": either(Rule("-1", lambda x: x == -1), whole(1)),
+    "mesh.fsdp": either(Rule("-1", lambda x: x == -1), whole(1)),
+    "log.every": whole(1),
+    "init.backbone": TEXT,
+    "init.model": TEXT,
+}
+# Of systems' fields, those that a default does not tell: 0 means something, or there is a limit.
+FIELDS = {
+    "dtype": DTYPE,
+    "matching_dtype": DTYPE,
+    "output_stride": Rule("8 or 16", lambda x: x in (8, 16)),
+    "width": number(0, 64, above=True),
+    "scale": number(0, 100, above=True),
+    "momentum": SHARE,
+    "dropout": Rule("a number from 0, below 1", lambda x: SHARE.holds(x) and x < 1),
+    "fraction": number(0, 1, above=True),
+    "short_side": whole(0, SIDE),
+    "window": whole(0, 1024),
+    "k_nearest": whole(1, 1024),
+    "mining_steps": whole(1),
+    "top_k": whole(0, MEGA),
+    "memory_every": whole(),
+    "capacity": whole(0, MEGA),
+    "length": whole(1, MEGA),
+    "min_pixels": whole(),
+    "max_long_edge": whole(0, SIDE),
+    "windows": either(TEXT, several(several(whole(0, 1024), least=1), least=1)),
+}
+
+
+def check_config(config: Mapping) -> None:
+    """Compares the fields of a config with their rules; fields without one are left alone.
+
+    Raises ValueError with a line for each field that breaks its rule.
+    """
+    problems = [
+        f"config.{name}: expected {rule.expected}, found {value!r}"
+        for name, value, rule in _ruled(config)
+        if not rule.holds(value)
+    ]
+    if not problems and "data" in config and "train" in config:
+        problems = list(_frames_that_do_not_fit(config))
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def _ruled(config: Mapping) -> Iterator[tuple[str, Any, Rule]]:
+    """Name, value and rule of every field that has one."""
+    for name, value in _leaves(config):
+        if name in RULES:
+            yield name, value, RULES[name]
+    section = config.get("model") or {}
+    entry = SYSTEMS.get(section.get("name"))
+    if entry is None:  # who builds the model says which names there are
+        return
+    fields = model_fields(entry.model)
+    places = {"model": section, "train.model": config.get("train", {}).get("model") or {}}
+    places |= {part: config.get(part) or {} for part in ("inference", "loss")}
+    for place, values in places.items():
+        for field, value in values.items():
+            rule = FIELDS.get(field) or _like(fields.get(field, value))
+            if rule is not None and f"{place}.{field}" not in RULES and field != "name":
+                yield f"{place}.{field}", value, rule
+
+
+def _frames_that_do_not_fit(config: Mapping) -> Iterator[str]:
+    """Fields that count the frames of a clip in different ways."""
+    data = config["data"]
+    stages = {"data": {}}
+    if data.get("pretrain", {}).get("steps"):
+        stages["data.pretrain"] = data["pretrain"]
+    for place, own in stages.items():
+        frames = own.get("clip", data["clip"]).get("frames", data["clip"]["frames"])
+        groups = own.get("groups", data["groups"])
+        if sorted(t for group in groups for t in group) != list(range(frames)):
+            yield (
+                f"config.{place}.groups: expected each frame 0..{frames - 1} of a clip"
+                f" (clip.frames is {frames}) once, found {groups!r}"
+            )
+        if config["train"]["num_given"] >= frames:
+            yield (
+                f"config.train.num_given: expected fewer than the {frames} frames of a clip"
+                f" (config.{place}.clip.frames), found {config['train']['num_given']}"
+            )
+
+
+def _like(default: Any) -> Rule | None:
+    """The rule of a field that has such a default."""
+    if isinstance(default, bool):
+        return SWITCH
+    if isinstance(default, int):
+        return whole(1, MEGA)
+    if isinstance(default, float):
+        return number()
+    if isinstance(default, str):
+        return TEXT
+    if isinstance(default, tuple) and default and all(_is(x, numbers.Integral) for x in default):
+        return several(whole(1, MEGA), least=1)
+    return None
+
+
+def _leaves(section: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) or hasattr(value, "items"):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _is(x: Any, kind: type) -> bool:
+    return isinstance(x, kind) and not isinstance(x, bool) and math.isfinite(x)
