@@ -284,7 +284,7 @@ def test_directories_resolve_against_data_dir_then_the_environment(tmp_path, mon
         ({"kind": "davids", "split": "val"}, r"eval\.a\.kind.*'davids'.*did you mean 'davis'"),
         ({"kind": "davis", "split": "val", "yeer": 2016}, r"eval\.a\.yeer.*did you mean 'year'"),
         ({"kind": "davis", "dir": "/x"}, r"eval\.a\.split is missing"),
-        ({"kind": "synthetic", "split": "test", "weight": 0}, "must be above 0"),
+        ({"kind": "synthetic", "split": "test", "weight": 0}, "must be a number above 0"),
         ({"kind": "synthetic", "split": "val"}, r"no split 'val'.*test.*train"),
     ],
 )

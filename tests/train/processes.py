@@ -1,7 +1,7 @@
 """One of two processes that train together; test_processes starts both.
 
 Arguments: process number, port of the coordinator, workdir, case.
-Cases: "stop" (process 1 alone gets SIGTERM while it fetches batch 2) and "nan" (example 13, in
+Cases: "stop" (process 1 alone gets SIGINT while it fetches batch 2) and "nan" (example 13, in
 batch 3 and a row of process 0, is not finite).
 """
 
@@ -30,7 +30,7 @@ def main(process: int, port: str, workdir: str, case: str) -> None:
         whole = batches_of(4, poison=13 if case == "nan" else -1)(start)
         for step, batch in enumerate(whole):
             if case == "stop" and process == 1 and step == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGINT)
             yield {key: rows[2 * process : 2 * process + 2] for key, rows in batch.items()}
 
     def evaluate(variables, step):

@@ -28,13 +28,13 @@ def assert_identical(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def interrupted(batches, before):
-    """The same batches, with an interrupt from the keyboard before the given batch."""
+def interrupted(batches, before, number):
+    """The same batches, with a signal before the given batch."""
 
     def wrapped(start):
         for i, batch in enumerate(batches(start)):
             if i == before:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
             yield batch
 
     return wrapped
@@ -60,14 +60,16 @@ def uninterrupted(tmp_path_factory):
     return workdir, run(toy_config(), workdir, evaluate=evaluate), asked
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, accumulate):
+@pytest.mark.parametrize(
+    ("accumulate", "number"), [(1, signal.SIGINT), (2, signal.SIGHUP)], ids=["keyboard", "terminal"]
+)
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, accumulate, number):
     config = toy_config(accumulate=accumulate, save_steps=0)
     whole = run(config, tmp_path / "whole")
     for before in (1, 2):  # two interruptions: one after 2 steps, the next after 3 more
         with pytest.raises(Preempted) as stopped:
-            run(config, tmp_path / "parts", interrupted(batches_of(4), before))
-        assert stopped.value.code == 128 + signal.SIGINT
+            run(config, tmp_path / "parts", interrupted(batches_of(4), before, number))
+        assert stopped.value.code == 128 + number
     assert Checkpoints(tmp_path / "parts").latest_step() == 5
     parts = run(config, tmp_path / "parts")
     # step, params, batch_stats, optimizer slots, average and key

@@ -40,7 +40,7 @@ def launch(workdir, case):
     return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
 
 
-def test_sigterm_on_one_process_saves_the_same_step_on_both_and_the_run_goes_on(tmp_path):
+def test_a_signal_to_one_process_saves_the_same_step_on_both_and_the_run_goes_on(tmp_path):
     stopped = launch(tmp_path / "parts", "stop")
     assert [code for code, _ in stopped] == [143, 143], stopped[0][1][-3000:]
     assert "by SIGTERM; saved" in stopped[0][1] and "by SIGTERM" not in stopped[1][1]

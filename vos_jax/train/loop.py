@@ -26,6 +26,7 @@ from vos_jax.train.logs import Logger
 from vos_jax.train.partition import check_batch, local_rows, shard_batch
 from vos_jax.train.state import TrainState
 
+ALSO_STOP = (signal.SIGINT, signal.SIGHUP)  # besides SIGTERM
 Batches = Callable[[int], Iterator[dict[str, Any]]]
 Evaluate = Callable[[dict, int], dict[str, float]]
 
@@ -65,7 +66,7 @@ def train(
     with the highest config.eval.metric are kept in best/.
 
     Raises NonFiniteLoss with step, clip names and the last good checkpoint; Preempted after
-    SIGTERM or an interrupt from the keyboard, with the state saved.
+    SIGTERM, SIGHUP or an interrupt from the keyboard, with the state saved.
     """
     check_batch(config.train.batch, config.train.accumulate, mesh)
     if checkpoints.latest_step() is not None:
@@ -238,8 +239,9 @@ class _Run:
 class _StopSignal:
     """Whether the run was asked to stop, with the same answer on all processes at a step.
 
-    One process: SIGTERM, or the keyboard's interrupt (a second one stops at once). Several: the
-    JAX preemption service, which catches SIGTERM on any of them and agrees on a step.
+    SIGTERM, SIGHUP (a terminal that was closed), or the keyboard's interrupt (a second one stops at
+    once). Several processes agree on a step by the JAX preemption service, which catches SIGTERM on
+    any of them; the other signals are handed on to it.
     """
 
     number, name = int(signal.SIGTERM), "SIGTERM"
@@ -248,9 +250,11 @@ class _StopSignal:
         self._received = False
         self._previous = {}
         main_thread = threading.current_thread() is threading.main_thread()
-        if jax.process_count() == 1 and main_thread:  # Python allows handlers only there
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._receive)
+        alone = jax.process_count() == 1
+        numbers = (signal.SIGTERM, *ALSO_STOP) if alone else ALSO_STOP
+        for number in numbers if main_thread else ():  # Python allows handlers only there
+            receive = self._receive if alone else self._hand_on
+            self._previous[number] = signal.signal(number, receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -266,6 +270,10 @@ class _StopSignal:
         self._received = True
         self.number, self.name = number, signal.Signals(number).name
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _hand_on(self, number: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _closable(batches: Iterator[dict]) -> Generator[dict, None, None]:
