@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test soak lint docs clean
 
 .venv/.runtime: requirements.txt
 	@test -d .venv || $(PYTHON) -m venv .venv
@@ -19,6 +19,9 @@ demo: .venv/.runtime  ## train FEELVOS on embedded synthetic clips, evaluate it,
 test: .venv/.dev  ## lint, then the whole suite
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+soak: .venv/.dev  ## 5,000 hostile inputs instead of the 300 of `make test`
+	VOS_JAX_HOSTILE_INPUTS=5000 $(BIN)/python -m pytest tests/test_hostile_input.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
