@@ -121,6 +121,14 @@ def test_a_logged_loss_is_the_mean_since_the_last_line(tmp_path):
     np.testing.assert_allclose(coarse["loss"], (fine[3] + fine[4]) / 2, rtol=1e-6)
 
 
+def test_fewer_steps_than_a_run_has_taken_are_told(tmp_path, capsys):
+    run(toy_config(), tmp_path)
+    config = toy_config(steps=4)
+    assert int(run(config, tmp_path).state.step) == 6
+    said = "nothing is trained: the run is at step 6 already, and config.train.steps is 4"
+    assert said in capsys.readouterr().err
+
+
 def test_clips_that_were_skipped_are_counted_in_the_log(tmp_path):
     def skipping(start):
         for i, batch in enumerate(batches_of(4)(start)):

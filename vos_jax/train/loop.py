@@ -74,6 +74,11 @@ def train(
         logger.resumed(int(state.step))
         _say(f"resumed from {checkpoints.latest_path()}")
     first, last = int(state.step), config.train.steps
+    if first > last:
+        _say(
+            f"nothing is trained: the run is at step {first} already, and config.train.steps is"
+            f" {last}; raise it to go on"
+        )
     run = _Run(config, mesh, checkpoints, logger, first)
     scores: dict[str, float] = {}
     if _due(first, config.eval.every, last) and first:
