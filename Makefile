@@ -18,7 +18,7 @@ demo: .venv/.runtime  ## train FEELVOS on embedded synthetic clips, evaluate it,
 
 test: .venv/.dev  ## lint, then the whole suite
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 soak: .venv/.dev  ## 5,000 hostile inputs instead of the 300 of `make test`
 	VOS_JAX_HOSTILE_INPUTS=5000 $(BIN)/python -m pytest tests/test_hostile_input.py

@@ -227,7 +227,7 @@ def test_weights_of_another_model_are_refused_with_the_arrays(call, finished, tm
         ("CONFIG --workdir=w --mode=eval", "w does not exist"),
         (
             "CONFIG --workdir=w --config.eval.protocol=davis",
-            "config.eval: unknown protocol 'davis'",
+            "config.eval.protocol: expected one of davis2016, .*found 'davis'",
         ),
         (
             "CONFIG --workdir=w --config.eval.protocol=fbms",
