@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test soak lint docs clean
+.PHONY: demo test test-oldest soak lint docs clean
 
 .venv/.runtime: requirements.txt
 	@test -d .venv || $(PYTHON) -m venv .venv
@@ -19,6 +19,12 @@ demo: .venv/.runtime  ## train FEELVOS on embedded synthetic clips, evaluate it,
 test: .venv/.dev  ## lint, then the whole suite
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
+test-oldest:  ## the suite with exactly the lower bounds of requirements.txt, in .venv-oldest
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	sed 's/>=/==/' requirements.txt > .venv-oldest/oldest.txt
+	.venv-oldest/bin/pip install -q -r .venv-oldest/oldest.txt -r requirements-dev.txt
+	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 soak: .venv/.dev  ## 5,000 hostile inputs instead of the 300 of `make test`
 	VOS_JAX_HOSTILE_INPUTS=5000 $(BIN)/python -m pytest tests/test_hostile_input.py

@@ -35,8 +35,8 @@ def read_bytes(path: epath.PathLike, what: str = "image file") -> bytes:
 def open_image(data: bytes, where: str) -> Image.Image:
     """The image of an encoded file, its pixels not decoded yet; `where` names it in messages.
 
-    Raises ValueError for what is no image, is cut off or damaged (PNG: checksums; JPEG: no end), or
-    has more than MAX_PIXELS.
+    Raises ValueError for what is no image, is cut off or damaged (PNG: checksums; JPEG: no end), has
+    more than MAX_PIXELS, or lies in a way that decoders do not agree on.
     """
     if not data:
         raise ValueError(f"{where}: the file is empty")
@@ -55,6 +55,11 @@ def open_image(data: bytes, where: str) -> Image.Image:
         raise ValueError(f"{where}: cannot be read as an image ({error})") from error
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(_too_large(where, f" {image.height}x{image.width} (height x width)"))
+    if image.format == "TIFF" and image.getexif().get(ORIENTATION_TAG, 1) != 1:
+        raise ValueError(
+            f"{where}: a TIFF with an orientation, which decoders turn or not by their version;"
+            " turn it for good (mogrify -auto-orient)"
+        )
     if data.startswith(_JPEG) and not _jpeg_ends(data):
         load(image, where)  # Pillow knows whether rows are missing
     return image
@@ -71,8 +76,6 @@ def load(image: Image.Image, where: str) -> Image.Image:
 
 def orientation(image: Image.Image, data: bytes) -> int:
     """How the image is to be turned to be upright, 1 (not at all) to 8, as EXIF counts."""
-    if image.format == "TIFF":  # both decoders turn these by themselves
-        return 1
     if data.startswith(_PNG):  # Pillow would decode all of it to find out
         exif = Image.Exif()
         stored = next((data[a:b] for kind, a, b in _png_chunks(data) if kind == b"eXIf"), None)
