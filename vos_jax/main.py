@@ -52,10 +52,9 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     """
     score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
     prepare_workdir(workdir, config, build_manifest(config))
-    training = build_training(config)
-    checkpoints = Checkpoints(workdir, keep_last=config.train.keep_last)
-    logger = Logger(workdir)
+    checkpoints, logger = Checkpoints(workdir, config.train.keep_last), Logger(workdir)
     try:
+        training = build_training(config, restored=checkpoints.latest_step() is not None)
         result = train(
             config,
             state=training.state,

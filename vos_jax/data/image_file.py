@@ -35,8 +35,8 @@ def read_bytes(path: epath.PathLike, what: str = "image file") -> bytes:
 def open_image(data: bytes, where: str) -> Image.Image:
     """The image of an encoded file, its pixels not decoded yet; `where` names it in messages.
 
-    Raises ValueError for what is no image, is cut off or damaged (PNG: checksums; JPEG: no end), has
-    more than MAX_PIXELS, or lies in a way that decoders do not agree on.
+    Raises ValueError for what is no image, is cut off or damaged (PNG: checksums; JPEG: no end),
+    has more than MAX_PIXELS, or lies in a way that decoders do not agree on.
     """
     if not data:
         raise ValueError(f"{where}: the file is empty")

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from vos_jax.systems.base import VOSModel
-from vos_jax.systems.build import build_model
+from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.initial import initial_variables
 from vos_jax.train.objective import make_objective
 from vos_jax.train.optim import build_optimizer
@@ -33,19 +35,25 @@ class Training:
     step: Callable[[TrainState, dict], tuple[TrainState, dict]]
 
 
-def build_training(config: Any, variables: dict[str, Any] | None = None) -> Training:
+def build_training(
+    config: Any, variables: dict[str, Any] | None = None, restored: bool = False
+) -> Training:
     """The run that a whole config describes.
 
     Args:
         config: its sections model, train, loss, optim, mesh, init and seed.
         variables: what to start from; None: fresh ones, and what config.init names.
+        restored: a checkpoint is to replace the state, so nothing is drawn, read or compiled for
+            it: the variables are zeros.
 
     Raises:
         ValueError: a field that does not fit, with its name.
     """
     model = build_model(config.model, **config.train.model)
     objective = make_objective(model, config.train, config.loss)
-    if variables is None:
+    if variables is None and restored:
+        variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variable_shapes(model))
+    elif variables is None:
         variables = initial_variables(model, config.init, config.seed)
     mesh = build_mesh(config.mesh)
     return Training(model, mesh, *begin_training(config, objective, variables, mesh))
