@@ -163,22 +163,29 @@ def write_json(path: epath.Path, content: dict) -> None:
 def damage(step: epath.Path, items: Sequence[str]) -> str | None:
     """Why the folder of a step cannot be read, as far as its files tell; None if nothing does.
 
-    items: the folders that it must hold, such as variables.
+    items: the folders that it must hold, such as variables. Only what is there and broken counts:
+    which files Orbax writes into them is its own affair.
     """
     if not step.is_dir():
         return "is a file"
     for item in items:
-        if not (step / item).is_dir():
-            return f"has no folder {item}"
-        description = step / item / ("metadata" if item == "score" else "_METADATA")
-        try:
-            json.loads(description.read_text())
-        except (OSError, ValueError) as error:
-            return f"{item}/{description.name} cannot be read ({type(error).__name__})"
-        index = step / item / "manifest.ocdbt"
-        if item != "score" and not (index.exists() and index.stat().length):
-            return f"{item}/manifest.ocdbt is missing or empty"
+        files = list((step / item).iterdir()) if (step / item).is_dir() else []
+        if not files:
+            return f"has no {item}"
+        for file in files:
+            if file.name == "manifest.ocdbt" and not file.stat().length:
+                return f"has an empty {item}/{file.name}"
+            if file.name in ("_METADATA", "metadata") and not _is_json(file):
+                return f"has an unreadable {item}/{file.name}"
     return None
+
+
+def _is_json(file: epath.Path) -> bool:
+    try:
+        json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def step_folders(folder: epath.Path) -> list[epath.Path]:

@@ -2,6 +2,7 @@
 
 import struct
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -118,6 +119,11 @@ def test_sixteen_bits_that_hold_twelve_are_refused_and_all_sixteen_are_read(tmp_
     message = refused(frames.read_image, tmp_path / "a.png")
     assert "values end at 4095 of 65535" in message and "of 12 bits" in message
     assert "multiply 16" in message
+    wide = np.stack([ramp] * 3, axis=-1)
+    assert cv2.imwrite(str(tmp_path / "a.png"), wide)
+    assert "values end at 4095 of 65535" in refused(frames.read_image, tmp_path / "a.png")
+    assert cv2.imwrite(str(tmp_path / "a.png"), wide * 16)
+    assert (frames.read_image(tmp_path / "a.png") == wide // 16).all()
     (tmp_path / "a.png").write_bytes(grey_png(ramp * 16, 16))
     assert (frames.read_image(tmp_path / "a.png")[..., 0] == ramp // 16).all()
     (tmp_path / "a.png").write_bytes(grey_png(ramp * 0, 16))

@@ -8,18 +8,18 @@ it only claims to need.
 
 import io
 import re
-import warnings
 import zlib
 
 import numpy as np
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
-MAX_PIXELS = 2**27  # 11585 x 11585: beyond any frame, and 400 MB in RGB
+MAX_PIXELS = 2**26  # 8192 x 8192: beyond any frame, and 200 MB in RGB
 ORIENTATION_TAG = 0x0112  # of EXIF
 QUARTER_TURNS = (5, 6, 7, 8)  # the orientations that exchange height and width
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_TIFF = (b"II*\0", b"MM\0*")
 
 
 def read_bytes(path: epath.PathLike, what: str = "image file") -> bytes:
@@ -43,14 +43,14 @@ def open_image(data: bytes, where: str) -> Image.Image:
     if data.startswith(_PNG):
         _check_png(data, where)
     try:
-        with warnings.catch_warnings(action="ignore"):  # of large images; ours is an error
-            image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError:
         raise ValueError(_too_large(where, "")) from None
     except UnidentifiedImageError:
-        raise ValueError(
-            f"{where}: cannot be read as an image; is it another kind of file?"
-        ) from None
+        reason = "is it another kind of file?"
+        if data.startswith(_TIFF):
+            reason = "this kind of TIFF is not read: save it with 8 bits (mogrify -depth 8)"
+        raise ValueError(f"{where}: cannot be read as an image; {reason}") from None
     except Exception as error:  # decoders raise nearly anything on hostile headers
         raise ValueError(f"{where}: cannot be read as an image ({error})") from error
     if image.width * image.height > MAX_PIXELS:
@@ -103,9 +103,9 @@ def upright(pixels: np.ndarray, turn: int) -> np.ndarray:
 
 
 def bits_per_sample(image: Image.Image) -> int:
-    """Of a grey image that is not decoded yet: 1, 2, 4, 8 or 16; Pillow spreads 2 and 4 to 0..255.
+    """Of an image that is not decoded yet: 1, 2, 4 (both grey alone), 8 or 16.
 
-    Images of other kinds count as 8.
+    Pillow spreads 2 and 4 bits to 0..255, and keeps the upper 8 of 16 where there are colours.
     """
     if image.mode == "1":
         return 1
@@ -113,8 +113,8 @@ def bits_per_sample(image: Image.Image) -> int:
         return 16
     raw = image.tile[0][3] if image.tile else ""
     raw = raw[0] if isinstance(raw, tuple) and raw else raw
-    packed = re.match(r"L;([24])", raw) if isinstance(raw, str) else None
-    return int(packed[1]) if packed else 8
+    packed = re.search(r"^L;([24])|;(16)", raw) if isinstance(raw, str) else None
+    return int(packed[1] or packed[2]) if packed else 8
 
 
 def _too_large(where: str, size: str) -> str:

@@ -110,11 +110,13 @@ class Checkpoints:
         """The evaluation of the best step so far, or None."""
         with self._saving():
             self._best.wait_until_finished()
-        step = self._best.latest_step()
-        if step is None:
-            return None
-        restored = self._best.restore(step, args=ocp.args.Composite(score=ocp.args.JsonRestore()))
-        return restored["score"]
+        wanted = ocp.args.Composite(score=ocp.args.JsonRestore())
+        while (step := self._best.latest_step()) is not None:
+            try:
+                return self._best.restore(step, args=wanted)["score"]
+            except Exception as error:  # of Orbax and what it stands on: any kind
+                self._skip(self._best, self.workdir / BEST / str(step), error)
+        return None
 
     def restore(self, target: TrainState, sharding: Any = None) -> TrainState:
         """The newest state of last/ that can be read, with the structure of target.
@@ -136,14 +138,7 @@ class Checkpoints:
             except OtherRun:
                 raise
             except Exception as error:  # of Orbax, TensorStore and what they stand on: any kind
-                path, reason = self.latest_path(), first_line(error)
-                if jax.process_count() > 1:  # the others may be able to read it
-                    raise ValueError(
-                        f"{path} cannot be read ({reason}); move it away, the step before it"
-                        " counts then"
-                    ) from error
-                self._set_aside(path, f"cannot be read ({reason}):")
-                self._last.reload()
+                self._skip(self._last, self.latest_path(), error)
         raise ValueError(
             f"none of the steps in {self.workdir / LAST} could be read; they were moved to"
             f" {self.workdir / DAMAGED}. Run again to begin anew, or put a copy in their place"
@@ -195,6 +190,16 @@ class Checkpoints:
                         self._set_aside(step, f"{reason}:")
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged steps were set aside")
+
+    def _skip(self, manager: ocp.CheckpointManager, step: epath.Path, error: Exception) -> None:
+        """A step that could not be read is set aside, and no longer the manager's newest."""
+        reason = f"cannot be read ({first_line(error)})"
+        if jax.process_count() > 1:  # the others may be able to read it
+            raise ValueError(
+                f"{step} {reason}; move it away, the step before it counts then"
+            ) from error
+        self._set_aside(step, f"{reason}:")
+        manager.reload()
 
     def _set_aside(self, step: epath.Path, reason: str) -> None:
         folder = self.workdir / DAMAGED
