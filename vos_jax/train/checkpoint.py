@@ -240,6 +240,8 @@ def _composite(kind: Any, variables: dict, training: dict) -> ocp.args.Composite
 def _check_same(stored: Any, expected: Any, path: epath.Path) -> None:
     """Raises our own error before Orbax reads arrays of another model or optimizer."""
     found, wanted = _shapes(metadata_tree(stored)), _shapes(expected)
+    if not found:
+        raise ValueError("its description is missing")
     lines = [
         f"{name}: checkpoint {found.get(name, 'absent')}, this run {wanted.get(name, 'absent')}"
         for name in sorted(found.keys() | wanted.keys())
