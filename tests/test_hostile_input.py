@@ -3,6 +3,7 @@
 300 inputs in all in the ordinary run; `make soak` tries 5,000. The same inputs every time.
 """
 
+import functools
 import io
 import json
 import os
@@ -155,6 +156,7 @@ def test_a_field_keeps_its_rule_or_is_refused_by_its_name(field, value):
     config = CONFIG.copy_and_resolve_references()
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
+    value = functools.reduce(lambda section, key: section[key], field.split("."), config)
     try:
         check_config(config)
     except ValueError as error:
