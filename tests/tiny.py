@@ -30,10 +30,10 @@ def tiny_section(system: str, **fields: Any) -> dict[str, Any]:
     return {"name": system, **SYSTEMS[system].tiny, **fields}
 
 
-def tiny_system(system: str, **fields: Any) -> tuple[VOSModel, dict[str, Any]]:
+def tiny_system(system: str, seed: int = 0, **fields: Any) -> tuple[VOSModel, dict[str, Any]]:
     """The tiny system, with fields replaced, and lively variables."""
     model = build_model(tiny_section(system, **fields))
-    return model, lively(variable_shapes(model))
+    return model, lively(variable_shapes(model), seed)
 
 
 def lively(shapes: Mapping[str, Any], seed: int = 0) -> dict[str, Any]:
