@@ -38,7 +38,7 @@ from vos_jax.nn.resnet import DEPTHS, ResNet
 from vos_jax.nn.xception import Xception65
 from vos_jax.notes import note
 from vos_jax.official import deeplab_dense, mobilenet_v2, resnet, xception
-from vos_jax.official.checkpoint_files import read_arrays
+from vos_jax.official.checkpoint_files import read_arguments, read_arrays
 from vos_jax.official.naming import Imported
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
@@ -79,7 +79,9 @@ def convert(
         imported = _imported(importer, read_arrays(source), target)
     except ValueError as error:
         raise ValueError(f"{source} as {name}: {error}") from error
-    manifest = build_manifest(config) | {"source": str(source), "unused": imported.unused}
+    arguments = {name: repr(value) for name, value in read_arguments(source).items()}
+    origin = {"source": str(source), "unused": imported.unused, "arguments": arguments}
+    manifest = build_manifest(config) | origin
     export_variables(out, imported.variables, config, manifest)
     return imported
 
@@ -145,7 +147,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     values = new_flags(argv)
     names = [*released_systems(), *BACKBONES]
     flag(values, "model", None, "what the checkpoint holds", choices=names)
-    path_flag(values, "source", "the official file, or an .npz of it")
+    path_flag(values, "source", "the official file or folder of files, or an .npz of it")
     path_flag(values, "out", "folder to write; may be gs://")
     parse_flags(values, argv, required=("model", "source", "out"))
     if values.help:

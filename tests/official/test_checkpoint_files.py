@@ -1,5 +1,7 @@
 """Reading official checkpoint files."""
 
+import argparse
+import contextlib
 import pickle
 import shutil
 import sys
@@ -10,7 +12,7 @@ import pytest
 
 from tests.fixtures import fixture, golden_parameters, load_spec
 from vos_jax.official import checkpoint_files
-from vos_jax.official.checkpoint_files import read_arrays
+from vos_jax.official.checkpoint_files import read_arguments, read_arrays
 
 STEP = "model.ckpt-200004"
 
@@ -59,7 +61,10 @@ def test_prefix_of_data_parallel_is_removed(tmp_path):
 
 
 def _fake_torch(monkeypatch, loaded):
-    """A stand-in for PyTorch whose load returns `loaded`; asserts how it is called."""
+    """A stand-in for PyTorch whose load returns `loaded`; asserts how it is called.
+
+    loaded: a function of the class of tensors, or a dict of such by what the file holds.
+    """
 
     class Tensor:
         def __init__(self, value, dtype="float32", detached=False):
@@ -79,10 +84,12 @@ def _fake_torch(monkeypatch, loaded):
 
     def load(file, map_location, weights_only):
         assert map_location == "cpu" and weights_only is True
-        return loaded(Tensor)
+        return (loaded[file.read()] if isinstance(loaded, dict) else loaded)(Tensor)
 
     torch = types.ModuleType("torch")
     torch.Tensor, torch.bfloat16, torch.load = Tensor, "bfloat16", load
+    allowed = lambda classes: contextlib.nullcontext()  # noqa: E731
+    torch.serialization = types.SimpleNamespace(safe_globals=allowed)
     monkeypatch.setitem(sys.modules, "torch", torch)
 
 
@@ -133,6 +140,49 @@ def test_damaged_npz_is_named(damage, tmp_path):
     (tmp_path / "a.npz").write_bytes(data[: len(data) // 2] if damage == "cut" else data)
     with pytest.raises(ValueError, match=r"a\.npz: not a readable \.npz"):
         read_arrays(tmp_path / "a.npz")
+
+
+PARTS = {
+    b"encoder": lambda tensor: {"module.base.w": tensor([1, 2])},
+    b"decoder": lambda tensor: {"conv.w": tensor([3])},
+    b"optimizer": lambda tensor: {"state": {0: {"exp_avg": tensor([4])}}, "param_groups": [{}]},
+}
+
+
+def parts(folder, **files):
+    for name, content in files.items():
+        (folder / f"{name}.pt").write_bytes(content)
+    return folder
+
+
+def test_a_folder_of_parts_is_one_model_without_its_optimizers(monkeypatch, tmp_path):
+    _fake_torch(monkeypatch, PARTS)
+    parts(tmp_path, encoder=b"encoder", decoder=b"decoder", enc_opt=b"optimizer")
+    arrays = read_arrays(tmp_path)
+    assert {name: x.tolist() for name, x in arrays.items()} == {"base.w": [1, 2], "conv.w": [3]}
+    with pytest.raises(ValueError, match=r"enc_opt\.pt: holds the state of an optimizer"):
+        read_arrays(tmp_path / "enc_opt.pt")
+
+
+def test_files_of_a_folder_that_are_no_parts_of_one_model_are_named(monkeypatch, tmp_path):
+    _fake_torch(monkeypatch, PARTS)
+    parts(tmp_path, epoch_1=b"encoder", epoch_2=b"encoder")
+    with pytest.raises(ValueError, match=r"epoch_2\.pt and another file both hold module.base.w"):
+        read_arrays(tmp_path)
+
+
+def test_arguments_are_read_and_no_other_class_or_function_is_known(tmp_path):
+    assert read_arguments(tmp_path) == {} == read_arguments(tmp_path / "a.pth")
+    options = {"hidden_size": 128, "base_model": "resnet101", "lr": 1e-3}
+    (tmp_path / "args.pkl").write_bytes(pickle.dumps(argparse.Namespace(**options)))
+    assert read_arguments(tmp_path) == options
+    for value in (argparse.ArgumentParser, print):
+        (tmp_path / "args.pkl").write_bytes(pickle.dumps(argparse.Namespace(value=value)))
+        with pytest.raises(ValueError, match=r"args\.pkl: expected a pickled .*it names "):
+            read_arguments(tmp_path)
+    (tmp_path / "args.pkl").write_bytes(pickle.dumps(options)[:9])
+    with pytest.raises(ValueError, match=r"args\.pkl: expected a pickled argparse.Namespace"):
+        read_arguments(tmp_path)
 
 
 def test_pth_that_torch_refuses_is_named_with_the_reason_and_a_way_out(monkeypatch, tmp_path):

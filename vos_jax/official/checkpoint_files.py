@@ -1,10 +1,13 @@
 """Reads official checkpoint files into a plain dict: official name -> numpy array.
 
-Forms: a TensorFlow V2 checkpoint by its prefix, a PyTorch .pth/.pt file (needs torch), and an
-.npz of the same names, which stands in for every other form.
+Forms: a TensorFlow V2 checkpoint by its prefix, a PyTorch .pth/.pt file or a folder of several
+(needs torch), and an .npz of the same names, which stands in for every other form. Files are read
+as data: pickles may name tensors and the harmless classes below, and nothing of them is run.
 """
 
+import argparse
 import os
+import pickle
 import zipfile
 from typing import Any
 
@@ -13,6 +16,9 @@ from etils import epath
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".tar")
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+# Classes that released files hold beside their weights; they are read as objects of no behaviour.
+_HARMLESS = ("utils.stats.AverageMeter",)  # A-GAME
+ARGUMENTS = "args.pkl"  # of RVOS and RSIS, beside their weights
 MAX_BYTES = 2**35  # of all arrays of an .npz; no published model of the field comes near
 
 
@@ -20,8 +26,10 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint by their official names.
 
     path: a TensorFlow prefix such as model.ckpt-200004 (or its .index file; the `checkpoint` text
-    file is not needed), or a file ending in .npz, .pth, .pt or .pth.tar. A {"state_dict": ...} or
-    {"model": ...} around a PyTorch dict and the prefix "module." of DataParallel are removed.
+    file is not needed), a file ending in .npz, .pth, .pt or .pth.tar, or a folder of PyTorch files
+    that are parts of one model (encoder.pt, decoder.pt), in which those of optimizers are left out.
+    A {"state_dict": ...} or {"model": ...} around a PyTorch dict and the prefix "module." of
+    DataParallel are removed.
     FileNotFoundError or ValueError where the file is missing, unreadable or of another form.
     """
     path = epath.Path(path)
@@ -32,7 +40,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     elif not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path} (nor {path}.index)")
     elif path.is_dir():
-        raise ValueError(_folder_message(path))
+        arrays = _read_folder(path)
     elif path.suffix == ".npz":
         arrays = _read_npz(path)
     elif path.suffix in _TORCH_SUFFIXES:
@@ -45,6 +53,33 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     if not arrays:
         raise ValueError(f"{path}: holds no array")
     return {name.removeprefix("module."): value for name, value in arrays.items()}
+
+
+def read_arguments(folder: str | os.PathLike) -> dict[str, Any]:
+    """The options with which a released model was trained, from the args.pkl of its folder.
+
+    An empty dict where there is none. ValueError where it is no argparse.Namespace of plain values.
+    """
+    path = epath.Path(folder) / ARGUMENTS
+    if not path.exists():
+        return {}
+    try:
+        with path.open("rb") as file:
+            return vars(_Arguments(file).load())
+    except Exception as error:  # damaged files raise nearly anything
+        raise ValueError(
+            f"{path}: expected a pickled argparse.Namespace of plain values ({error}); it is read"
+            " for the record alone and may be moved away"
+        ) from error
+
+
+class _Arguments(pickle.Unpickler):
+    """Knows one class and no function, so that a pickle runs nothing."""
+
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) == ("argparse", "Namespace"):
+            return argparse.Namespace
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
 
 
 def _read_tensorflow(prefix: epath.Path) -> dict[str, np.ndarray]:
@@ -82,8 +117,9 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
             f"{path}: reading it needs PyTorch (pip install torch). Or make an .npz of it once, "
             f"where PyTorch is installed, and pass that:\n{_npz_recipe(path)}"
         ) from error
+    harmless = [(type(name.split(".")[-1], (), {}), name) for name in _HARMLESS]
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, torch.serialization.safe_globals(harmless):
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise nearly anything
         reason = str(error).split("\n")[0].split(". ")[0] or "it ends too early"
@@ -92,6 +128,10 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
             "damaged; if it is a file you trust that holds more than tensors, pass an .npz of "
             f"them instead:\n{_npz_recipe(path, ', weights_only=False')}"
         ) from error
+    if isinstance(loaded, dict) and "param_groups" in loaded:
+        raise _OptimizerState(
+            f"{path}: holds the state of an optimizer, not the weights of a model"
+        )
     tensors = {
         name: value
         for name, value in _unwrap(loaded, torch.Tensor).items()
@@ -101,6 +141,30 @@ def _read_torch(path: epath.Path) -> dict[str, np.ndarray]:
         name: (value.float() if value.dtype == torch.bfloat16 else value).detach().numpy()
         for name, value in tensors.items()
     }
+
+
+class _OptimizerState(ValueError):
+    """A PyTorch file without weights."""
+
+
+def _read_folder(folder: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of all its PyTorch files; ValueError where two have an array of one name."""
+    files = sorted(f for f in folder.iterdir() if f.suffix in _TORCH_SUFFIXES)
+    if not files:
+        raise ValueError(_folder_message(folder))
+    arrays: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            found = _read_torch(file)
+        except _OptimizerState:
+            continue
+        if double := sorted(arrays.keys() & found.keys()):
+            raise ValueError(
+                f"{folder}: {file.name} and another file both hold {double[0]}, so they are no"
+                " parts of one model; name the file that is meant"
+            )
+        arrays |= found
+    return arrays
 
 
 def _unwrap(loaded: Any, tensor: type) -> dict[str, Any]:
