@@ -76,6 +76,15 @@ def test_step_schedule_drops_at_its_boundaries():
     np.testing.assert_allclose(rates, [0.05, 0.05, 0.005, 0.005, 0.0005, 0.0005], rtol=1e-6)
 
 
+def test_boundaries_act_on_every_schedule_and_count_from_the_first_step():
+    plain = build_schedule(optim_config(warmup_steps=4, steps=24))
+    drops = build_schedule(
+        optim_config(warmup_steps=4, steps=24, boundaries=(2, 14), decay_factor=0.5)
+    )
+    for step, factor in ((0, 1), (1, 1), (2, 0.5), (13, 0.5), (14, 0.25), (23, 0.25)):
+        np.testing.assert_allclose(drops(step), factor * plain(step), rtol=1e-6)
+
+
 def test_constant_schedule_stays_and_poly_needs_steps_beyond_warmup():
     assert build_schedule(optim_config(schedule="constant"))(7) == np.float32(0.05)
     with pytest.raises(ValueError, match="steps is 5, but must exceed warmup_steps"):
@@ -99,6 +108,21 @@ def test_rate_multipliers_act_after_the_clip_and_the_first_fitting_rule_decides(
     check(params, "head/kernel", clip=5.0, rate=0.1)
     check(params, "head/bias", clip=5.0, rate=0.5)
     check(params, "stem/bias", clip=5.0)
+
+
+def test_of_several_rate_multipliers_each_step_takes_the_next_and_the_momentum_goes_on():
+    rules = (("head", (0.0, 3.0)), ("stem/kernel", 0.5))
+    config = optim_config(rate_multipliers=rules, gradient_multipliers=(), weight_decay=0.0)
+    tx, _ = build_optimizer(config, PARAMS)
+    found, state = PARAMS, tx.init(PARAMS)
+    buffer, expected = 0.0, np.asarray(PARAMS["head"]["bias"], np.float64)
+    for step in range(4):
+        updates, state = jax.jit(tx.update)(gradients(step), state, found)
+        found = optax.apply_updates(found, updates)
+        g = gradients(step)["head"]["bias"]
+        buffer = 0.9 * buffer + g * 5 / max(np.linalg.norm(g), 5)
+        expected = expected - 0.05 * (1 - step / 20) ** 0.9 * (0.0, 3.0)[step % 2] * buffer
+        np.testing.assert_allclose(found["head"]["bias"], expected, rtol=2e-6, atol=1e-6)
 
 
 def test_rate_multipliers_scale_adams_step_which_gradient_multipliers_cannot():

@@ -49,9 +49,10 @@ def build_schedule(config: Any) -> Schedule:
     """step [] int32 -> learning rate [] float32.
 
     poly: learning_rate * (1 - t/steps)^power, 0 from the end on; with a warm-up t and steps are
-    counted from its end. step: learning_rate * decay_factor^(number of boundaries <= step).
-    constant. Warm-up: linear from warmup_start * learning_rate at step 0 over warmup_steps.
-    Where there is a `floor`, no rate is below it, the first ones of a warm-up included.
+    counted from its end. constant, or step, its name where there are boundaries. Any rate is
+    multiplied by decay_factor at each of the boundaries, from that step on. Warm-up: linear from
+    warmup_start * learning_rate at step 0 over warmup_steps. Where there is a `floor`, no rate is
+    below it, the first ones of a warm-up included.
     """
     base, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "poly" and config.steps <= warmup:
@@ -70,22 +71,21 @@ def build_schedule(config: Any) -> Schedule:
 
         return rate
 
-    def step_decay():
-        # boundaries count from the first step, what is joined to a warm-up from its end
-        drops = {boundary - warmup: config.decay_factor for boundary in config.boundaries}
-        return optax.piecewise_constant_schedule(base, drops)
-
     def constant():
         return optax.constant_schedule(base)
 
-    after = {"poly": poly, "step": step_decay, "constant": constant}
+    after = {"poly": poly, "step": constant, "constant": constant}
     main = _choose("schedule", config.schedule, after)()
     if warmup:
         ramp = optax.linear_schedule(config.warmup_start * base, base, warmup)
         main = optax.join_schedules([ramp, main], [warmup])
 
+    factors = dict.fromkeys(config.boundaries, config.decay_factor)
+    drops = optax.piecewise_constant_schedule(1.0, factors)
+
     def schedule(step):
-        return jnp.maximum(jnp.float32(main(jnp.asarray(step, jnp.int32))), config.floor)
+        step = jnp.asarray(step, jnp.int32)
+        return jnp.maximum(jnp.float32(main(step)) * drops(step), config.floor)
 
     return schedule
 
@@ -137,14 +137,31 @@ def _add_l2(weight_decay: float, decay: tuple[str, ...]) -> optax.GradientTransf
     return optax.add_decayed_weights(weight_decay, mask=decaying)
 
 
-def _multiply(rules: tuple[tuple[str, float], ...]) -> optax.GradientTransformation:
-    def scale(path, value):
-        factors = [factor for pattern, factor in rules if re.search(pattern, path)]
-        return value * factors[0] if factors else value
+def _multiply(rules: tuple[tuple[str, Any], ...]) -> optax.GradientTransformation:
+    """Each value times the factor of the first pattern that fits; of several, the step's."""
+
+    def scaled(values, step):
+        def scale(path, value):
+            factors = [factor for pattern, factor in rules if re.search(pattern, path)]
+            if not factors:
+                return value
+            if isinstance(factors[0], tuple | list):
+                return value * jnp.asarray(factors[0])[step % len(factors[0])]
+            return value * factors[0]
+
+        return map_with_path(scale, values)
 
     if not rules:
         return optax.identity()
-    return optax.stateless(lambda values, params: map_with_path(scale, values))
+    if not any(isinstance(factor, tuple | list) for _, factor in rules):
+        return optax.stateless(lambda values, params: scaled(values, None))
+    return optax.GradientTransformation(
+        lambda params: optax.ScaleByScheduleState(jnp.zeros((), jnp.int32)),
+        lambda values, state, params: (
+            scaled(values, state.count),
+            optax.ScaleByScheduleState(optax.safe_increment(state.count)),
+        ),
+    )
 
 
 def _clip(kind: str, norm: float) -> optax.GradientTransformation:
