@@ -99,12 +99,13 @@ def shrunk(config: ConfigDict) -> ConfigDict:
     rules = {"dropout": 0.1, "scale": 1.0, "short_side": 0}
     config.model.update({field: value for field, value in rules.items() if field in config.model})
     crop = tuple(48 + side % 16 for side in config.data.crop)  # systems want 16 n or 16 n + 1
-    config.data.update({"crop": crop, "short_side": 0, "max_objects": 2, "workers": 2})
+    config.data.update({"crop": crop, "short_side": 0, "workers": 2})
+    config.data.max_objects = min(config.data.max_objects, 2)
     config.data.train, config.data.eval = _clips("train", 3, FRAMES), _clips("test", 2, TEST_FRAMES)
     if config.data.pretrain.steps:
         config.data.pretrain.update({"steps": 1, "train": _clips("train", 3, FRAMES)})
     config.train.update({"steps": 4, "batch": 2, "teacher_forcing_steps": 2, "ema": 0.5})
-    config.data.balance.pixels = 10  # clips and crops are small
+    config.data.balance.pixels = config.data.objects.pixels = 10  # clips and crops are small
     config.train.save_steps = 0
     # a run of fewer steps is then the beginning of a longer one
     config.optim.update({"steps": 10, "warmup_steps": 0})

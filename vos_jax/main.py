@@ -28,9 +28,10 @@ from vos_jax.command_line import (
     run_command,
     say_config,
 )
-from vos_jax.data.pipeline import batches, training_examples
+from vos_jax.data.pipeline import batches
+from vos_jax.data.stages import training_examples
 from vos_jax.evaluation import MODEL, Evaluation
-from vos_jax.loading import load_model
+from vos_jax.loading import load_variables
 from vos_jax.presets.checks import check_config
 from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.logs import Logger
@@ -88,7 +89,7 @@ def run_evaluation(
     config: ConfigDict | None, checkpoint: str, out_dir: str, overwrite: bool = False
 ) -> dict[str, float]:
     """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given)."""
-    _, variables, config = load_model(checkpoint, config)
+    variables, config = load_variables(checkpoint, config)
     missing = [name for name in ("data", "eval", "inference", "init") if name not in config]
     if missing:
         raise ValueError(

@@ -11,9 +11,10 @@ import pytest
 from tests.fixtures import load_spec
 from vos_jax.checkpoint_folder import export_variables
 from vos_jax.configs import cfbi, cfbi_plus
+from vos_jax.inference.setup import build_inference
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
-from vos_jax.systems.build import build_inference_model, build_model, variable_shapes
+from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.initial import initial_variables
 from vos_jax.train.optim import build_schedule, fits, map_with_path
 
@@ -109,7 +110,7 @@ def test_rows_of_the_atrous_table_change_inference_alone():
     for kind in ("global", "local"):
         for rate in (1, 2, 3, 4):
             row = cfbi.get_config(f"ablation_{kind}_{rate}")
-            model = build_inference_model(row)
+            model = build_inference(row).model
             assert (model.global_rates, model.local_rates) == (
                 ((rate,), (1,)) if kind == "global" else ((1,), (rate,))
             )
@@ -131,8 +132,8 @@ def test_windows_of_code_and_paper_differ_in_cfbi_plus_at_stride_16_alone():
 
 def test_davis_inference_of_cfbi_plus_matches_small_objects_whole():
     config = cfbi_plus.get_config("paper_davis")
-    assert (config.model.min_pixels, build_inference_model(config).min_pixels) == (0, 100)
-    assert build_inference_model(cfbi_plus.get_config("paper")).min_pixels == 0
+    assert (config.model.min_pixels, build_inference(config).model.min_pixels) == (0, 100)
+    assert build_inference(cfbi_plus.get_config("paper")).model.min_pixels == 0
 
 
 def test_an_unknown_preset_lists_the_known_ones():

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vos_jax.data.pipeline import training_examples
+from vos_jax.data.stages import training_examples
+from vos_jax.inference.setup import build_inference
 from vos_jax.presets import common
-from vos_jax.systems.build import build_inference_model, build_model, variable_shapes
+from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.train.optim import build_schedule, check_patterns
 
@@ -38,7 +39,7 @@ def test_every_system_has_a_config_of_its_name_whose_default_is_quick():
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_runs_as_a_model_with_clips_and_a_schedule(name, preset):
     config = MODULES[name].get_config(preset)
-    build_inference_model(config)
+    build_inference(config)
     rate = build_schedule(config.optim)(config.train.steps // 2)
     assert 0 < rate <= config.optim.learning_rate
     common.use_synthetic(config)
@@ -74,4 +75,4 @@ def test_every_pattern_of_the_optimizer_fits_a_parameter(name, preset):
 def test_the_fields_of_the_model_and_of_inference_are_those_of_the_module(name):
     """One set of defaults: a fresh config describes the module as it is declared."""
     config = common.new_config(name)
-    assert build_inference_model(config) == SYSTEMS[name].model()
+    assert build_inference(config).model == SYSTEMS[name].model()

@@ -2,36 +2,15 @@ import cv2
 import numpy as np
 import pytest
 
-from vos_jax.data.augment import (
-    Balance,
-    augment,
-    choose_objects,
-    choose_visible_objects,
-    nearest_index,
-    random_crop,
-)
+from vos_jax.data.augment import Balance, augment, random_crop
 from vos_jax.data.sampling import RejectedClip, reference_and_run
 from vos_jax.data.synthetic import synthetic_videos
-from vos_jax.ops.resize import nearest_indices
 
 
 def ramp(h, w):
     """A picture whose first two channels are the position, exact under linear resizing."""
     y, x = np.mgrid[:h, :w]
     return np.stack([y, x, 0 * x], -1).astype(np.uint8)
-
-
-def test_nearest_index_rounds_half_up_and_reaches_both_corners():
-    assert nearest_index(465, 117).tolist() == list(range(0, 465, 4))
-    assert nearest_index(3, 5).tolist() == [0, 1, 1, 2, 2]
-    assert nearest_index(4, 9)[[0, -1]].tolist() == [0, 3]
-    assert nearest_index(2, 83)[41] == 0  # just below a half
-
-
-def test_nearest_index_is_that_of_the_network():
-    for n in (2, 3, 7, 33, 240, 465):
-        for m in (2, 5, 83, 117, 240):
-            assert nearest_index(n, m).tolist() == nearest_indices(n, m).tolist(), (n, m)
 
 
 def test_without_change_the_pictures_pass_through():
@@ -137,58 +116,6 @@ def test_groups_must_cover_the_clip():
         )
 
 
-def blocks(*ids, size=64):
-    """Background with one 16-pixel-wide column per id."""
-    out = np.zeros((size, size), np.uint8)
-    for place, key in enumerate(ids):
-        out[8:56, 16 * place : 16 * place + 12] = key
-    return out
-
-
-def test_ids_are_renumbered_in_order_and_newcomers_become_background():
-    masks = np.stack([blocks(9, 4), blocks(4, 9), blocks(7, 9)])
-    masks[1, 0, 0] = 255
-    out, count = choose_objects(masks, np.random.default_rng(0), 4)
-    assert count == 2
-    expected = np.stack([blocks(2, 1), blocks(1, 2), blocks(0, 2)])
-    expected[1, 0, 0] = 255
-    assert (out == expected).all()
-
-
-def test_at_most_max_objects_are_kept_at_random():
-    masks = np.stack([blocks(1, 2, 3)] * 2)
-    kept = set()
-    for seed in range(20):
-        out, count = choose_objects(masks, np.random.default_rng(seed), 2)
-        assert count == 2 and out.max() == 2
-        kept.add(tuple(int(out[0, 20, 16 * place]) for place in range(3)))
-    assert kept == {(1, 2, 0), (1, 0, 2), (0, 1, 2)}
-
-
-@pytest.mark.parametrize(
-    "reference, reason",
-    [
-        (np.zeros((64, 64), np.uint8), "both background and an object"),
-        (np.full((64, 64), 3, np.uint8), "both background and an object"),
-        (np.full((64, 64), 255, np.uint8), "both background and an object"),
-        (np.pad(np.full((12, 9), 1, np.uint8), 26), "fewer than 10 pixels"),
-    ],
-)
-def test_references_that_teach_nothing_are_rejected(reference, reason):
-    with pytest.raises(RejectedClip, match=reason):
-        choose_objects(reference[None], np.random.default_rng(0), 4)
-
-
-def test_ten_pixels_on_the_coarse_grid_are_enough():
-    reference = np.zeros((61, 61), np.uint8)  # the grid is every 4th pixel
-    reference[::4, ::4].flat[:10] = 1
-    reference[0:1, 0:37:4] = 1
-    assert choose_objects(reference[None], np.random.default_rng(0), 4)[1] == 1
-    reference[0, 0] = 0
-    with pytest.raises(RejectedClip):
-        choose_objects(reference[None], np.random.default_rng(0), 4)
-
-
 def test_reference_is_anywhere_and_the_query_never_the_last_frame():
     (video,) = synthetic_videos("train", 1, num_frames=6)
     draws = [reference_and_run(video, 3, np.random.default_rng(s)) for s in range(200)]
@@ -207,6 +134,24 @@ def test_pairs_are_neighbours_among_the_annotated_frames():
         reference_and_run(video, 3, np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"clip\.frames is 1"):
         reference_and_run(video, 1, np.random.default_rng(0))
+
+
+def test_a_stretched_frame_fills_the_crop_and_its_scale_is_the_crops():
+    frames = np.stack([ramp(20, 30)])
+    masks = (frames[..., 1] > 14).astype(np.uint8)
+    settings = dict(crop=(40, 40), flip=0.0, groups=((0,),), fit="stretch", short_side=7)
+
+    def stretched(scale):
+        return augment(frames, masks, np.random.default_rng(0), scale=scale, **settings)
+
+    out, labels = stretched((1.0, 1.0))
+    np.testing.assert_allclose(out[0, :, 0, 0], np.linspace(0, 19, 40), atol=1e-4)
+    np.testing.assert_allclose(out[0, 0, :, 1], np.linspace(0, 29, 40), atol=1e-4)
+    np.testing.assert_array_equal(labels[0, 0], np.arange(40) >= 20)
+    larger, _ = stretched((1.5, 1.5))
+    assert np.ptp(larger[0, :, 0, 0]) < 0.7 * 19  # a crop of 40 out of 60
+    smaller, labels = stretched((0.5, 0.5))
+    assert (labels[0, 20:] == 255).all() and (labels[0, :20, :20] < 2).all()
 
 
 def test_short_side_sets_the_scale_at_which_crops_are_taken():
@@ -306,17 +251,3 @@ def test_the_balanced_crop_is_drawn_until_the_reference_shows_an_object(tries):
     balanced = np.mean([shown(seed, balance=Balance(tries=tries)) for seed in range(100)])
     assert 0 < once < 0.25
     assert balanced == once if tries == 1 else balanced > 2.5 * once
-
-
-def test_visible_objects_are_kept_and_others_become_background_in_all_frames():
-    masks = np.zeros((2, 40, 40), np.uint8)
-    masks[:, :10, :10], masks[:, :10, 20:31], masks[:, 20:40, :] = 9, 5, 2
-    masks[1, 15:18], masks[:, 12] = 6, 255
-    out, count = choose_visible_objects(masks, np.random.default_rng(0), 5, pixels=100)
-    assert count == 2  # 9 has just 100 pixels, 6 is not in the reference
-    expected = np.zeros_like(masks)
-    expected[masks == 2], expected[masks == 5], expected[masks == 255] = 1, 2, 255
-    np.testing.assert_array_equal(out, expected)
-    assert choose_visible_objects(masks, np.random.default_rng(0), 1, pixels=100)[1] == 1
-    with pytest.raises(RejectedClip, match="no object of the cropped reference covers more than"):
-        choose_visible_objects(masks, np.random.default_rng(0), 5, pixels=900)

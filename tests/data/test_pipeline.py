@@ -5,14 +5,15 @@ import sys
 import numpy as np
 import pytest
 
-from tests.data.trees import davis_tree
+from tests.data.trees import davis_tree, youtube_tree
 from vos_jax.data.augment import Balance
 from vos_jax.data.masks import write_mask
+from vos_jax.data.objects import Choice
 from vos_jax.data.pipeline import Examples, batches
 from vos_jax.data.sources import Source, open_sources
 from vos_jax.data.synthetic import synthetic_videos
 
-KEYS = ("frames", "labels", "valid", "source_index")
+KEYS = ("frames", "labels", "valid", "classes", "source_index")
 
 
 def make(sources=None, **options):
@@ -106,7 +107,8 @@ CFBI = {"choose": "reference_and_sequence", "frames": 5, "groups": ((0, 1, 2, 3,
 
 def test_balanced_examples_have_visible_objects_in_one_window():
     options = {**CFBI, "max_gap": 3, "crop": (49, 49), "max_objects": 2, "interpolation": "cubic"}
-    examples = make(balance=Balance(tries=5, pixels=100), **options)
+    options |= {"objects": Choice("visible", 100), "balance": Balance(tries=5, pixels=100)}
+    examples = make(**options)
     for i in range(12):
         example = examples.example(i)
         reference, count = example["labels"][0], example["valid"].sum()
@@ -120,7 +122,7 @@ def test_a_mask_that_a_draw_looks_at_is_named_or_skipped_and_counted(tmp_path):
     root = davis_tree(tmp_path)
     for t in range(5):
         (root / f"Annotations/480p/bear/{t:05d}.png").write_bytes(b"cut off")
-    options = {**CFBI, "crop": (33, 33), "balance": Balance(pixels=20)}
+    options = {**CFBI, "crop": (33, 33), "objects": Choice("visible", 20)}
     with pytest.raises(ValueError, match=r"bear/0000\d\.png"):
         [make(tree_sources(root), **options).example(i) for i in range(10)]
     examples = make(tree_sources(root), **options, on_bad_clip="skip")
@@ -166,3 +168,20 @@ def test_a_program_that_leaves_its_batches_open_ends():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=1200)
     assert done.returncode == 0 and b"(2, 3, 96, 160, 3)" in done.stdout, done.stderr[-2000:]
+
+
+def test_categories_become_numbers_and_those_that_are_not_listed_none(tmp_path):
+    """Object 2 is a penguin and 7, which comes later, a dog."""
+    source = {"kind": "youtube_vos", "dir": str(youtube_tree(tmp_path)), "split": "train"}
+    sources = open_sources({"train": {"y": source}}, "train")
+    options = dict(crop=(48, 64), frames=2, choose="ordered", groups=((0, 1),), scale=(1, 1))
+    for names, numbers in ((("cat", "dog", "penguin"), (3, 2)), (("dog",), (0, 1)), ((), (0, 0))):
+        examples, seen = make(sources, classes=names, **options), set()
+        for i in range(12):
+            example = examples.example(i)
+            assert example["classes"].dtype == np.int32
+            seen.add(tuple(example["classes"].tolist()))
+        expected = {(numbers[0], 0, 0, 0), (*numbers, 0, 0)}
+        assert seen == expected, names
+    merged = make(sources, classes=("dog",), objects=Choice(merge=True), **options)
+    assert all((merged.example(i)["classes"] == 0).all() for i in range(5))

@@ -3,7 +3,7 @@ import pytest
 
 from vos_jax.data.augment import augment
 from vos_jax.data.clip import VOID, Objects, Video
-from vos_jax.data.pipeline import Examples, Staged
+from vos_jax.data.pipeline import Examples
 from vos_jax.data.sampling import RejectedClip, ordered, still
 from vos_jax.data.sources import Source
 from vos_jax.data.synthetic import synthetic_videos
@@ -126,15 +126,6 @@ def test_pasting_adds_objects_and_depends_on_the_example_alone():
         np.testing.assert_array_equal(value, again[name])
     with pytest.raises(ValueError, match="paste needs config.data.warp"):
         examples(paste=1)
-
-
-def test_two_stages_are_one_sequence_of_examples():
-    first, second = examples(choose="still", warp=Warp()), examples(choose="ordered", max_gap=2)
-    staged = Staged(first, 5, second)
-    np.testing.assert_array_equal(staged.example(4)["frames"], first.example(4)["frames"])
-    np.testing.assert_array_equal(staged.example(5)["frames"], second.example(0)["frames"])
-    with pytest.raises(ValueError, match="expected clips of the main stage's frames"):
-        Staged(examples(choose="still", warp=Warp(), max_objects=2), 5, second)
 
 
 def test_a_still_image_makes_a_clip_with_motion():

@@ -1,11 +1,11 @@
-"""Random scale, crop and flip of a training clip, and the choice of its objects (host side, numpy).
+"""Random scale, crop and flip of a training clip (host side, numpy).
 
 The recipe is that of FEELVOS: scale in [1.0, 1.3] with align_corners=True, padding at the bottom
 and right with mean grey and void, a uniform crop and a flip. Frames of one group share all of it;
 the reference is drawn independently of the pair (previous, query).
 Frames may be warped on their own besides (`vos_jax.data.warp`, STM). With `Balance` and cubic
-interpolation the recipe is CFBI's: crops are drawn until they show an object, and every object that
-the reference shows well enough is kept.
+interpolation the recipe is CFBI's: crops are drawn until they show an object. Systems that look at
+whole frames of one size stretch them to it (`fit`) and crop what a scale above 1 leaves over.
 Deviations: a void pixel of the reference stays void; FEELVOS's code takes it for an object. CFBI
 stretches frames that are smaller than the crop, here they are padded (its scales exceed the crop).
 """
@@ -17,13 +17,12 @@ import cv2
 import numpy as np
 
 from vos_jax.data.clip import VOID
-from vos_jax.data.sampling import RejectedClip
+from vos_jax.data.objects import nearest_index, visible
 from vos_jax.data.warp import Warp, cut_warped
 
 MEAN_GREY = 127.5
-STRIDE = 4  # of the grid on which labels are matched
-MIN_PIXELS = 10  # of every label of the reference on that grid
 INTERPOLATIONS = ("linear", "cubic")
+FITS = ("crop", "stretch")
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Balance:
     """CFBI's balanced random crop (ECCV 2020, sec. 3.5).
 
     The place of a crop is drawn up to `tries` times, until its reference shows an object with more
-    than `pixels` pixels; objects with no more than that in the reference become background.
+    than `pixels` pixels.
     """
 
     tries: int = 5
@@ -57,6 +56,7 @@ def augment(
     scale: tuple[float, float],
     flip: float,
     groups: Sequence[Sequence[int]],
+    fit: str = "crop",
     short_side: int = 0,
     warp: Warp | None = None,
     balance: Balance | None = None,
@@ -65,8 +65,11 @@ def augment(
     """Scale, pad, crop and mirror every frame, with one set of parameters per group.
 
     frames: uint8 [T, H, W, 3]. masks: uint8 [T, H, W]. crop: (h, w). scale: (lowest, highest).
-    short_side: the shorter side at scale 1; 0: as it is. flip: probability. groups: positions in
-    the clip that share parameters, e.g. ((0,), (1, 2)). warp: what happens to each frame alone.
+    fit: what has its own size at scale 1: "crop", the frame, of which a part is cut out, or
+    "stretch", the crop, over which the whole frame is stretched whatever its shape.
+    short_side: the shorter side of the frame at scale 1; 0: as it is. flip: probability. groups:
+    positions in the clip that share parameters, e.g. ((0,), (1, 2)). warp: what happens to each
+    frame alone.
     balance: how the place of the reference's group is drawn; None: once. interpolation: "linear",
     or "cubic", whose results may leave 0..255 and whose pixels are areas (align_corners=False), as
     those of cv2 and of `warp`; frames that become far smaller are averaged either way.
@@ -78,8 +81,8 @@ def augment(
         )
     out_frames = np.full((len(frames), *crop, 3), MEAN_GREY, np.float32)
     out_masks = np.full((len(frames), *crop), VOID, np.uint8)
-    size = frames.shape[1:3]
-    unit = short_side / min(size) if short_side else 1.0
+    size = crop if fit == "stretch" else frames.shape[1:3]
+    unit = short_side / min(size) if short_side and fit == "crop" else 1.0
     for group in groups:
         where = random_crop(rng, size, crop, (unit * scale[0], unit * scale[1]), flip)
         if balance is not None and 0 in group:
@@ -114,7 +117,10 @@ def random_crop(
     scale: tuple[float, float],
     flip: float,
 ) -> Crop:
-    """Draw the scaled size (truncated to whole pixels), the place of the crop and the flip."""
+    """Draw the scaled size (truncated to whole pixels), the place of the crop and the flip.
+
+    size: (H, W) at scale 1.
+    """
     factor = rng.uniform(*scale)
     scaled = (max(int(size[0] * factor), 1), max(int(size[1] * factor), 1))
     return Crop(scaled, *_place(rng, scaled, crop), bool(rng.random() < flip))
@@ -139,80 +145,11 @@ def _balanced(
     """`where`, moved until the labels of the reference have an object, or the last try."""
     for _ in range(balance.tries - 1):
         labels = _cut_labels(reference, where, crop, interpolation)
-        if len(_visible(labels, balance.pixels)):
+        if len(visible(labels, balance.pixels)):
             break
         top, left = _place(rng, where.size, crop)
         where = replace(where, top=top, left=left)
     return where
-
-
-def choose_objects(
-    masks: np.ndarray, rng: np.random.Generator, max_objects: int
-) -> tuple[np.ndarray, int]:
-    """Renumber the objects of the reference masks[0] to 1..n and forget all others.
-
-    masks: uint8 [T, h, w] with the video's ids. Every label of the reference, background included,
-    must cover at least 10 pixels of its stride-4 grid, and there must be background and an object.
-    Of more than max_objects, a random choice is kept. New ids follow the order of the old ones.
-    Returns uint8 [T, h, w] with 0..n and 255, and n. Raises RejectedClip.
-    """
-    reference = masks[0]
-    labels = np.unique(reference)
-    labels = labels[labels != VOID]
-    if len(labels) < 2 or labels[0] != 0:
-        raise RejectedClip("the cropped reference does not show both background and an object")
-    rows, columns = (nearest_index(n, (n - 1) // STRIDE + 1) for n in reference.shape)
-    counts = np.bincount(reference[np.ix_(rows, columns)].ravel(), minlength=256)
-    if (counts[labels] < MIN_PIXELS).any():
-        raise RejectedClip(
-            f"a label of the cropped reference covers fewer than {MIN_PIXELS} pixels at stride"
-            f" {STRIDE}"
-        )
-    return _renumbered(masks, labels[1:], rng, max_objects)
-
-
-def choose_visible_objects(
-    masks: np.ndarray, rng: np.random.Generator, max_objects: int, pixels: int
-) -> tuple[np.ndarray, int]:
-    """`choose_objects` by CFBI's rule: the objects with more than `pixels` pixels in masks[0].
-
-    Deviation: a clip without such an object is rejected. CFBI's trainer takes it, but the loss of
-    the background alone is 0, so that it would only leave its place in the batch empty.
-    """
-    ids = _visible(masks[0], pixels)
-    if len(ids) == 0:
-        raise RejectedClip(f"no object of the cropped reference covers more than {pixels} pixels")
-    return _renumbered(masks, ids, rng, max_objects)
-
-
-def _visible(labels: np.ndarray, pixels: int) -> np.ndarray:
-    """Ids of the objects with more than `pixels` pixels, ascending."""
-    counts = np.bincount(labels.ravel(), minlength=256)
-    counts[[0, VOID]] = 0
-    return np.flatnonzero(counts > pixels)
-
-
-def _renumbered(
-    masks: np.ndarray, ids: np.ndarray, rng: np.random.Generator, max_objects: int
-) -> tuple[np.ndarray, int]:
-    """Masks with 1..n for at most max_objects of `ids` and background for all others, and n."""
-    if len(ids) > max_objects:
-        ids = np.sort(rng.choice(ids, max_objects, replace=False))
-    table = np.zeros(256, np.uint8)
-    table[ids] = np.arange(1, len(ids) + 1)
-    table[VOID] = VOID
-    return table[masks], len(ids)
-
-
-def nearest_index(n: int, m: int) -> np.ndarray:
-    """Source index [m] of nearest-neighbour resizing n -> m, align_corners=True, half rounds up.
-
-    The same as ops.resize.nearest_indices, without JAX, which processes that read data do without.
-    """
-    step = np.float32(n - 1) / np.float32(max(m - 1, 1))
-    # the halves are added in float64: in float32, 0.49999997 + 0.5 is 1
-    index = np.floor((np.arange(m, dtype=np.float32) * step).astype(np.float64) + 0.5)
-    return np.minimum(index.astype(int), n - 1)
 
 
 def _cut(image: np.ndarray, where: Crop, crop: tuple[int, int], interpolation: str) -> np.ndarray:

@@ -10,19 +10,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
-from vos_jax.data.augment import (
-    INTERPOLATIONS,
-    Balance,
-    augment,
-    choose_objects,
-    choose_visible_objects,
-)
+from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment
 from vos_jax.data.clip import VOID, Clip, Video
+from vos_jax.data.objects import RULES, Choice, choose_objects
 from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
 from vos_jax.data.sources import Source, open_sources
 from vos_jax.data.warp import Warp, paste
@@ -30,17 +25,30 @@ from vos_jax.data.warp import Warp, paste
 ENDLESS = 2**62
 
 
+class ExampleSequence(Protocol):
+    """An endless sequence of examples of one form; see `Examples`, and stages.py."""
+
+    frames: int
+    crop: tuple[int, int]
+    max_objects: int
+    bad_clips: int
+
+    def example(self, i: int) -> dict:
+        """Training example i."""
+
+
 class Examples:
     """An endless sequence of training examples drawn from `sources`.
 
     choose: a name in CHOOSERS. frames: T, frames per example. max_gap: annotated frames between two
     that follow each other. growth: {"start", "step", "every"}, the limit begins at start and grows
-    by step every so many examples, up to max_gap; None: max_gap from the beginning. crop,
+    by step every so many examples, up to max_gap; None: max_gap from the beginning. crop, fit,
     short_side, scale, flip, groups, warp, balance, interpolation: see `augment`. paste: up to so
     many objects of other videos' frames are laid over a clip, warped on their own (with `warp`
-    only). max_objects: N. A draw that the rules of `choose_objects` (with balance, those of
-    `choose_visible_objects`) reject is drawn anew, at most `attempts` times. on_bad_clip: what a
-    file that cannot be read does: "raise", or "skip" it for another draw; `bad_clips` counts those.
+    only). max_objects: N. objects: how they are chosen; a draw that `choose_objects` rejects is
+    drawn anew, at most `attempts` times. classes: names of categories, of which the first is class
+    1. on_bad_clip: what a file that cannot be read does: "raise", or "skip" it for another draw;
+    `bad_clips` counts those.
     """
 
     def __init__(
@@ -49,6 +57,7 @@ class Examples:
         *,
         frames: int,
         crop: tuple[int, int],
+        fit: str = "crop",
         short_side: int = 0,
         scale: tuple[float, float] = (1.0, 1.3),
         flip: float = 0.5,
@@ -60,6 +69,8 @@ class Examples:
         growth: Mapping[str, int] | None = None,
         warp: Warp | None = None,
         balance: Balance | None = None,
+        objects: Choice | None = None,
+        classes: Sequence[str] = (),
         interpolation: str = "linear",
         paste: int = 0,
         attempts: int = 20,
@@ -76,6 +87,13 @@ class Examples:
                 f"config.data.interpolation: expected one of {INTERPOLATIONS}, got"
                 f" {interpolation!r}"
             )
+        if fit not in FITS:
+            raise ValueError(f"config.data.fit: expected one of {FITS}, got {fit!r}")
+        self._choice = objects or Choice()
+        if self._choice.rule not in RULES:
+            raise ValueError(
+                f"config.data.objects.rule: expected one of {RULES}, got {self._choice.rule!r}"
+            )
         if not sources or any(not source.videos for source in sources):
             raise ValueError("expected at least one source, each with at least one video")
         if len(crop) != 2 or min(crop) < 1:
@@ -89,15 +107,16 @@ class Examples:
         self.bad_clips = 0
         weights = np.array([source.weight for source in sources], np.float64)
         self._shares = weights / weights.sum()
-        self._balance = balance
+        self._class = {name: number for number, name in enumerate(classes, start=1)}
         self._change = dict(
             crop=self.crop,
+            fit=fit,
             short_side=int(short_side),
             scale=tuple(scale),
             flip=float(flip),
             groups=tuple(tuple(group) for group in groups),
             warp=warp,
-            balance=self._balance,
+            balance=balance,
             interpolation=interpolation,
         )
         if paste and warp is None:
@@ -119,13 +138,17 @@ class Examples:
         """
         clip, warp, balance = dict(data["clip"]), Warp(**data["warp"]), Balance(**data["balance"])
         growth = clip.pop("growth", None)
-        names = "crop short_side scale flip groups interpolation paste max_objects on_bad_clip"
+        names = (
+            "crop fit short_side scale flip groups interpolation paste max_objects classes"
+            " on_bad_clip"
+        )
         return cls(
             open_sources(data, "train"),
             **clip,
             growth=growth if growth and growth["start"] else None,
             warp=warp if warp.changes else None,
             balance=balance if balance.tries else None,
+            objects=Choice(**data["objects"]),
             **{name: data[name] for name in names.split()},
             seed=seed,
         )
@@ -134,7 +157,8 @@ class Examples:
         """Training example i.
 
         Returns frames float32 [T, h, w, 3] in 0..255, labels uint8 [T, h, w] (0 background, 1..N
-        objects, 255 void), valid bool [N], name "dataset/video", source_index int32 [T].
+        objects, 255 void), valid bool [N], classes int32 [N] (0: of none), name "dataset/video",
+        source_index int32 [T].
         Raises ValueError naming the videos tried where every draw was rejected; that of the
         file where one cannot be read (unless skipped).
         """
@@ -185,18 +209,23 @@ class Examples:
         frames, masks = augment(clip.frames, clip.masks, rng, **self._change)
         if self._paste:
             frames, masks = self._pasted(frames, masks, rng)
-        if self._balance is None:
-            masks, count = choose_objects(masks, rng, self.max_objects)
-        else:
-            pixels = self._balance.pixels
-            masks, count = choose_visible_objects(masks, rng, self.max_objects, pixels)
+        labels, ids = choose_objects(masks, rng, self.max_objects, self._choice)
         return dict(
             frames=frames,
-            labels=masks,
-            valid=np.arange(self.max_objects) < count,
+            labels=labels,
+            valid=np.arange(self.max_objects) < len(ids),
+            classes=self._classes(clip, ids),
             name=f"{clip.dataset}/{clip.name}",
             source_index=clip.source_index,
         )
+
+    def _classes(self, clip: Clip, ids: np.ndarray) -> np.ndarray:
+        """Of the objects with these ids, int32 [N]."""
+        classes = np.zeros(self.max_objects, np.int32)
+        if self._class and clip.categories is not None and not self._choice.merge:
+            named = dict(zip(clip.ids.tolist(), clip.categories, strict=True))
+            classes[: len(ids)] = [self._class.get(named.get(int(i)), 0) for i in ids]
+        return classes
 
     def _pasted(
         self, frames: np.ndarray, masks: np.ndarray, rng: np.random.Generator
@@ -213,54 +242,8 @@ class Examples:
         return frames, masks
 
 
-class Staged:
-    """Two training stages as one sequence of examples: the first `count` are the first stage's.
-
-    Both have clips of one shape; the second stage's examples are counted from its beginning.
-    """
-
-    def __init__(self, first: Examples, count: int, second: Examples):
-        if _shape(first) != _shape(second):
-            raise ValueError(
-                "config.data.pretrain: expected clips of the main stage's frames, crop and"
-                f" max_objects {_shape(second)}, found {_shape(first)}"
-            )
-        self._first, self._count, self._second = first, int(count), second
-        self.frames, self.crop, self.max_objects = _shape(second)
-
-    @property
-    def bad_clips(self) -> int:
-        """Files that could not be read so far."""
-        return self._first.bad_clips + self._second.bad_clips
-
-    def example(self, i: int) -> dict:
-        """Training example i, see `Examples.example`."""
-        if i < self._count:
-            return self._first.example(i)
-        return self._second.example(i - self._count)
-
-
-def training_examples(config: Mapping[str, Any]) -> Examples | Staged:
-    """The examples of a run.
-
-    config: data, seed and train.batch. data.pretrain holds what is different in the first
-    data.pretrain.steps steps; its keys replace those of data.
-    """
-    data, seed = config["data"], config["seed"]
-    main, pretrain = Examples.of(data, seed), data["pretrain"]
-    if not pretrain["steps"]:
-        return main
-    changed = {name: field for name, field in pretrain.items() if name != "steps"}
-    first = Examples.of({**data, **changed}, seed)
-    return Staged(first, pretrain["steps"] * config["train"]["batch"], main)
-
-
-def _shape(examples: Examples) -> tuple:
-    return examples.frames, examples.crop, examples.max_objects
-
-
 def batches(
-    examples: Examples | Staged,
+    examples: ExampleSequence,
     start: int,
     batch: int,
     process_index: int = 0,
@@ -305,66 +288,56 @@ def _close_streams() -> None:
 
 
 def _stream(
-    examples: Examples | Staged, first: int, batch: int, local: int, workers: int, prefetch: int
+    examples: ExampleSequence, first: int, batch: int, local: int, workers: int, prefetch: int
 ) -> Iterator[dict]:
     failures: dict[int, Exception] = {}
 
     def make(row):
         i = first + int(row) // local * batch + int(row) % local
+        columns = _blank(examples)
         try:
-            return i, *_columns(examples.example(i))
+            columns |= examples.example(i)
+            columns["name"] = columns["name"].encode()
         except Exception as error:  # raised again below, without TensorFlow's own trace
             failures[i] = error
-            return i, *_blank(examples)
+        return i, *columns.values()
 
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)  # the workers are the parallelism, as long as they run
     try:
         dataset = _dataset(make, examples, local, workers, prefetch)
-        for index, frames, labels, valid, names, source_index in dataset.as_numpy_iterator():
+        for index, *columns in dataset.as_numpy_iterator():
             failed = next((int(i) for i in index if int(i) in failures), None)
             if failed is not None:
                 raise failures[failed]
-            yield dict(
-                frames=frames,
-                labels=labels,
-                valid=valid,
-                name=[name.decode() for name in names],
-                source_index=source_index,
-                bad_clips=examples.bad_clips,
-            )
+            rows = dict(zip(_blank(examples), columns, strict=True))
+            rows["name"] = [name.decode() for name in rows["name"]]
+            yield rows | {"bad_clips": examples.bad_clips}
     finally:
         cv2.setNumThreads(threads)
 
 
-def _columns(example: dict) -> tuple:
-    return (
-        example["frames"],
-        example["labels"],
-        example["valid"],
-        example["name"].encode(),
-        example["source_index"],
-    )
-
-
-def _blank(examples: Examples) -> tuple:
+def _blank(examples: ExampleSequence) -> dict[str, Any]:
+    """The columns of an example, empty."""
     shape = (examples.frames, *examples.crop)
-    return (
-        np.zeros((*shape, 3), np.float32),
-        np.zeros(shape, np.uint8),
-        np.zeros(examples.max_objects, bool),
-        b"",
-        np.zeros(examples.frames, np.int32),
+    return dict(
+        frames=np.zeros((*shape, 3), np.float32),
+        labels=np.zeros(shape, np.uint8),
+        valid=np.zeros(examples.max_objects, bool),
+        classes=np.zeros(examples.max_objects, np.int32),
+        name=b"",
+        source_index=np.zeros(examples.frames, np.int32),
     )
 
 
-def _dataset(make: Callable, examples: Examples, local: int, workers: int, prefetch: int):
+def _dataset(make: Callable, examples: ExampleSequence, local: int, workers: int, prefetch: int):
     """range -> make, in parallel but in order -> batch -> prefetch."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
-    types = [tf.int64, tf.float32, tf.uint8, tf.bool, tf.string, tf.int32]
-    shapes = [(), *(np.shape(column) for column in _blank(examples))]
+    columns = [np.asarray(x) for x in _blank(examples).values()]
+    types = [tf.int64, *(tf.as_dtype(x.dtype.type) for x in columns)]
+    shapes = [(), *(x.shape for x in columns)]
 
     @tf.autograph.experimental.do_not_convert
     def mapped(row):

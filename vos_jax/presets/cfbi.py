@@ -33,6 +33,7 @@ def paper(system: str) -> ConfigDict:
             "flip": 0.5,  # release
             "max_objects": 5,  # trainer
             "balance": {"tries": 5, "pixels": 100},  # trainer: balanced random crop
+            "objects": {"rule": "visible", "pixels": 100},  # trainer: the same number
             "groups": ((0, 1, 2, 3, 4),),  # trainer: one window for all frames
         }
     )

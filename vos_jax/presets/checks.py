@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vos_jax.data.augment import INTERPOLATIONS
+from vos_jax.data.augment import FITS, INTERPOLATIONS
+from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
 from vos_jax.metrics.protocols import PROTOCOLS
-from vos_jax.systems.build import model_fields
+from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
 
 LARGE = 2**31 - 1
@@ -86,21 +87,39 @@ def _multiplier(x: Any) -> bool:
     return pair and _pattern(x[0]) and number().holds(x[1])
 
 
+def _rate(x: Any) -> bool:
+    if _multiplier(x):
+        return True
+    pair = isinstance(x, list | tuple) and len(x) == 2
+    return pair and _pattern(x[0]) and several(number(), least=1).holds(x[1])
+
+
+def _is_size(x: Any) -> bool:
+    sides = several(whole(0, SIDE), 2)
+    return sides.holds(x) and (x[0] > 0) == (x[1] > 0)
+
+
 TEXT = Rule("a text", lambda x: isinstance(x, str))
 SWITCH = Rule("True or False", lambda x: isinstance(x, bool))
 SHARE = number(0, 1)
 PATTERNS = several(Rule("a regular expression", _pattern))
 MULTIPLIERS = several(Rule("a pair (regular expression, factor from 0)", _multiplier))
+RATES = several(Rule("a pair (regular expression, factor from 0 or several)", _rate))
 DTYPE = one_of("float32", "bfloat16", "float16")
 
 DATA = {
     "dir": TEXT,
     "crop": several(whole(1, SIDE), 2),
+    "fit": one_of(*FITS),
     "short_side": whole(0, SIDE),
     "scale": ascending(number(0, 100, above=True)),
     "interpolation": one_of(*INTERPOLATIONS),
     "flip": SHARE,
     "max_objects": whole(1, 254),
+    "objects.rule": one_of(*RULES_OF_OBJECTS),
+    "objects.pixels": whole(),
+    "objects.merge": SWITCH,
+    "classes": several(TEXT),
     "clip.choose": one_of(*CHOOSERS),
     "clip.frames": whole(1, 1000),
     "clip.max_gap": whole(1),
@@ -125,12 +144,15 @@ RULES = {
     **{f"data.{name}": rule for name, rule in DATA.items()},
     **{f"data.pretrain.{name}": rule for name, rule in DATA.items()},
     "data.pretrain.steps": whole(),
+    **{f"data.alternate.{name}": rule for name, rule in DATA.items()},
+    "data.alternate.every": whole(),
     "train.steps": whole(1),
     "train.batch": whole(1),
     "train.accumulate": whole(1),
     "train.ema": Rule("a number from 0, below 1", lambda x: SHARE.holds(x) and x < 1),
-    "train.num_given": whole(1, 1000),
+    "train.num_given": whole(0, 1000),
     "train.teacher_forcing_steps": whole(),
+    "train.frames_apart": SWITCH,
     "train.save_steps": whole(),
     "train.save_minutes": number(),
     "train.keep_last": whole(1),
@@ -152,7 +174,7 @@ RULES = {
     "optim.weight_decay": number(),
     "optim.decay": PATTERNS,
     "optim.gradient_multipliers": MULTIPLIERS,
-    "optim.rate_multipliers": MULTIPLIERS,
+    "optim.rate_multipliers": RATES,
     "optim.clip": one_of("none", "global", "per_parameter"),
     "optim.clip_norm": number(above=True),
     "optim.freeze": PATTERNS,
@@ -182,6 +204,7 @@ FIELDS = {
     "dropout": Rule("a number from 0, below 1", lambda x: SHARE.holds(x) and x < 1),
     "fraction": number(0, 1, above=True),
     "short_side": whole(0, SIDE),
+    "size": Rule("height and width, or (0, 0) for frames as they are", _is_size),
     "window": whole(0, 1024),
     "k_nearest": whole(1, 1024),
     "mining_steps": whole(1),
@@ -206,7 +229,7 @@ def check_config(config: Mapping) -> None:
         if not rule.holds(value)
     ]
     if not problems and "data" in config and "train" in config:
-        problems = list(_frames_that_do_not_fit(config))
+        problems = [*_frames_that_do_not_fit(config), *_slots_that_do_not_fit(config)]
     if problems:
         raise ValueError("\n".join(problems))
 
@@ -234,8 +257,9 @@ def _frames_that_do_not_fit(config: Mapping) -> Iterator[str]:
     """Fields that count the frames of a clip in different ways."""
     data = config["data"]
     stages = {"data": {}}
-    if data.get("pretrain", {}).get("steps"):
-        stages["data.pretrain"] = data["pretrain"]
+    for name, count in {"pretrain": "steps", "alternate": "every"}.items():
+        if data.get(name, {}).get(count):
+            stages[f"data.{name}"] = data[name]
     for place, own in stages.items():
         frames = own.get("clip", data["clip"]).get("frames", data["clip"]["frames"])
         groups = own.get("groups", data["groups"])
@@ -249,6 +273,20 @@ def _frames_that_do_not_fit(config: Mapping) -> Iterator[str]:
                 f"config.train.num_given: expected fewer than the {frames} frames of a clip"
                 f" (config.{place}.clip.frames), found {config['train']['num_given']}"
             )
+
+
+def _slots_that_do_not_fit(config: Mapping) -> Iterator[str]:
+    """Slots of training where a system has as many as it proposes."""
+    try:
+        traits = build_model(config["model"], **config["train"]["model"]).traits
+    except ValueError:  # told where the model is built
+        return
+    slots = config["data"]["max_objects"]
+    if traits.guidance == "none" and slots != traits.proposals:
+        yield (
+            f"config.data.max_objects: expected {traits.proposals}, as many as"
+            f" {config['model']['name']} proposes, found {slots}"
+        )
 
 
 def _like(default: Any) -> Rule | None:

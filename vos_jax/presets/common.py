@@ -33,6 +33,8 @@ def new_config(system: str) -> ConfigDict:
         }
     )
     config.optim.steps = follow(config.train, "steps")
+    if SYSTEMS[system].model().traits.guidance == "none":
+        config.eval.floors = ("background", "whole_frame")
     return config
 
 
@@ -75,11 +77,16 @@ def data_section() -> dict[str, Any]:
     return {
         "dir": "",  # root of the sources' folders; or the environment's VOS_JAX_DATA_DIR
         "crop": (465, 465),  # height and width
+        "fit": "crop",  # cut from the frame; "stretch": at scale 1 the whole frame fills it
         "short_side": 0,  # frames are resized to it at scale 1; 0: they stay as they are
         "scale": (1.0, 1.0),  # lowest and highest
         "interpolation": "linear",  # or "cubic"
         "flip": 0.5,  # probability
-        "max_objects": 10,  # slots; of more objects some are drawn
+        "max_objects": 10,  # slots
+        # of data/objects.py: "matched", "visible" or "largest"; of visible ones with more than so
+        # many pixels; merge: all are one
+        "objects": {"rule": "matched", "pixels": 100, "merge": False},
+        "classes": (),  # names of categories, the first is class 1
         "clip": {
             "choose": "ordered",  # of data/sampling.py
             "frames": 3,
@@ -99,7 +106,7 @@ def data_section() -> dict[str, Any]:
             "colour": 0.0,
         },
         # the place of a crop is drawn so often, until its reference shows an object of more than so
-        # many pixels; tries 0: once, and objects are chosen by their size at stride 4
+        # many pixels; tries 0: once
         "balance": {"tries": 0, "pixels": 100},
         "paste": 0,  # up to so many objects of other frames are laid over a clip; needs a warp
         "workers": 16,  # threads
@@ -109,6 +116,8 @@ def data_section() -> dict[str, Any]:
         "eval": {},
         # the first `steps` steps; other keys replace those of `data` there
         "pretrain": {"steps": 0},
+        # the first of every `every` steps; other keys replace those of `data` there. 0: none
+        "alternate": {"every": 0},
     }
 
 
@@ -119,9 +128,10 @@ def train_section() -> dict[str, Any]:
         "batch": 8,  # videos of a step on all devices
         "accumulate": 1,  # micro-batches of a step
         "ema": 0.0,  # decay of averaged parameters; 0: none are kept
-        "num_given": 1,  # leading frames that come with their masks
+        "num_given": 1,  # leading frames that come with their masks; 0: the first is predicted, too
         # so many steps remember the true masks of later frames, too; then the predicted ones
         "teacher_forcing_steps": 0,
+        "frames_apart": False,  # live statistics of each frame alone, not of all frames of a clip
         "model": {},  # fields of the model that are others while it trains
         "save_steps": 1_000,
         "save_minutes": 15,  # 0: only every save_steps
@@ -137,7 +147,7 @@ def optim_section() -> dict[str, Any]:
         "schedule": "constant",  # "poly" or "step"
         "steps": 0,  # where "poly" ends; follows train.steps unless set apart
         "power": 0.9,  # of "poly"
-        "boundaries": (),  # steps at which "step" multiplies by decay_factor
+        "boundaries": (),  # steps at which any schedule is multiplied by decay_factor
         "decay_factor": 0.1,
         "floor": 0.0,  # no rate is below it
         "warmup_steps": 0,  # from warmup_start * learning_rate up, linearly
@@ -150,7 +160,8 @@ def optim_section() -> dict[str, Any]:
         "weight_decay": 0.0,
         "decay": (),  # patterns of the parameters that decay
         "gradient_multipliers": (),  # (pattern, factor): before clipping
-        "rate_multipliers": (),  # (pattern, factor): of the learning rate
+        # (pattern, factor): of the learning rate; of several factors step i takes number i
+        "rate_multipliers": (),
         "clip": "none",  # "global" or "per_parameter"
         "clip_norm": 5.0,
         "freeze": (),  # patterns of the parameters that are not trained
@@ -164,7 +175,9 @@ def eval_section() -> dict[str, Any]:
         "protocol": "davis2017",  # of metrics/protocols.py
         "seen": "",  # youtube-vos: file with the names of the seen categories
         "metric": "J&F-Mean",  # the best checkpoint's
-        "floors": ("copy", "rgb"),  # "propagation" joins where init.backbone is set
+        # "propagation" joins where init.backbone is set; "background" and "whole_frame" are the
+        # floors of systems without masks
+        "floors": ("copy", "rgb"),
         "overlay": True,
     }
 

@@ -21,6 +21,8 @@ FREE_FIELDS = (
     "data.eval",
     "data.workers",
     "data.train.*.dir",
+    "data.pretrain.train.*.dir",
+    "data.alternate.train.*.dir",
     "train.steps",
     "train.save_steps",
     "train.save_minutes",

@@ -1,0 +1,86 @@
+"""The examples of a whole run: one kind, one after another, or two kinds by turns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vos_jax.data.pipeline import Examples, ExampleSequence
+
+
+class _Combined:
+    """Two sequences of examples of one form."""
+
+    def __init__(self, field: str, first: ExampleSequence, second: ExampleSequence):
+        if _form(first) != _form(second):
+            raise ValueError(
+                f"config.data.{field}: expected clips of the main stage's frames, crop and"
+                f" max_objects {_form(second)}, found {_form(first)}"
+            )
+        self.frames, self.crop, self.max_objects = _form(second)
+        self.first, self.second = first, second
+
+    @property
+    def bad_clips(self) -> int:
+        """Files that could not be read so far."""
+        return self.first.bad_clips + self.second.bad_clips
+
+
+def _form(examples: ExampleSequence) -> tuple:
+    return examples.frames, examples.crop, examples.max_objects
+
+
+class Staged(_Combined):
+    """Two training stages: the first `count` examples are the first stage's.
+
+    The second stage's examples are counted from its beginning.
+    """
+
+    def __init__(self, first: ExampleSequence, count: int, second: ExampleSequence):
+        super().__init__("pretrain", first, second)
+        self._count = int(count)
+
+    def example(self, i: int) -> dict:
+        """Training example i, see `Examples.example`."""
+        if i < self._count:
+            return self.first.example(i)
+        return self.second.example(i - self._count)
+
+
+class Alternating(_Combined):
+    """Two kinds of steps by turns: of every `every` steps the first draws from `first`.
+
+    Example i belongs to step i // batch; the examples of each kind are counted without the other's.
+    """
+
+    def __init__(self, first: ExampleSequence, every: int, second: ExampleSequence, batch: int):
+        super().__init__("alternate", first, second)
+        self._every, self._batch = int(every), int(batch)
+
+    def example(self, i: int) -> dict:
+        """Training example i, see `Examples.example`."""
+        step, row = divmod(i, self._batch)
+        turn, place = divmod(step, self._every)
+        if place == 0:
+            return self.first.example(turn * self._batch + row)
+        return self.second.example((step - turn - 1) * self._batch + row)
+
+
+def training_examples(config: Mapping[str, Any]) -> ExampleSequence:
+    """The examples of a run.
+
+    config: data, seed and train.batch. data.alternate holds what is different in the first of every
+    data.alternate.every steps, data.pretrain what is different in the first data.pretrain.steps
+    steps; their keys replace those of data.
+    """
+    data, seed, batch = config["data"], config["seed"], config["train"]["batch"]
+    examples: ExampleSequence = Examples.of(data, seed)
+    if every := data["alternate"]["every"]:
+        first = Examples.of(_changed(data, "alternate", "every"), seed)
+        examples = Alternating(first, every, examples, batch)
+    if steps := data["pretrain"]["steps"]:
+        first = Examples.of(_changed(data, "pretrain", "steps"), seed)
+        examples = Staged(first, steps * batch, examples)
+    return examples
+
+
+def _changed(data: Mapping[str, Any], section: str, counter: str) -> dict[str, Any]:
+    return {**data, **{name: field for name, field in data[section].items() if name != counter}}
