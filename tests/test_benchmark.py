@@ -116,7 +116,7 @@ def test_parts_of_a_full_size_frame_give_what_they_give_in_their_stage(system, m
         assert jax.tree.leaves(found[name])
     assert list(cases) == names
     assert found["whole frame"][1] == found["segment"]
-    assert found["whole frame"][2] == found["feedback"]
+    assert found["whole frame"][0] == found["memorize"]
 
 
 def test_a_stream_that_is_as_it_should_be_keeps_all_bounds(capsys):

@@ -10,10 +10,11 @@ from vos_jax.checkpoint_folder import export_variables
 from vos_jax.data.clip import VOID, Objects, Video
 from vos_jax.data.masks import read_mask
 from vos_jax.evaluation import FLOORS, Evaluation, evaluate
+from vos_jax.inference.setup import build_inference
 from vos_jax.metrics.floors import CopyMask, NearestColour
 from vos_jax.metrics.frame import frame_scores
 from vos_jax.metrics.protocols import PROTOCOLS
-from vos_jax.systems.build import build_inference_model, init_variables
+from vos_jax.systems.build import init_variables
 from vos_jax.systems.propagation import Propagation
 
 SIZE = (24, 32)
@@ -76,6 +77,7 @@ def moving_squares(
     )
 
 
+FOLLOWING = ("copy", "rgb", "propagation")
 COPY = {"copy": lambda video: CopyMask()}
 RGB = {"rgb": lambda video: NearestColour()}
 
@@ -95,14 +97,14 @@ def config(tmp_path_factory):
         variables = jax.device_get(init_variables(model, jax.random.key(0)))
         export_variables(folder, {kind: tree["trunk"] for kind, tree in variables.items()}, {}, {})
         config.init.backbone = str(folder)
-        config.eval.floors = tuple(FLOORS)
+        config.eval.floors = FOLLOWING
         yield config
 
 
 @pytest.fixture(scope="module")
 def floors(config):
-    """Every floor as a method, those with a network too."""
-    return {name: floor(config) for name, floor in FLOORS.items()}
+    """Every floor that follows given masks, as a method; the network's too."""
+    return {name: FLOORS[name](config) for name in FOLLOWING}
 
 
 def test_scores_are_those_of_the_scored_frames():
@@ -283,7 +285,7 @@ def test_frames_are_read_once_and_one_at_a_time_for_a_model_and_every_floor(floo
 
 
 def test_a_config_is_scored_beside_its_floors(config, tmp_path, capsys):
-    variables = init_variables(build_inference_model(config), jax.random.key(1))
+    variables = init_variables(build_inference(config).model, jax.random.key(1))
     results = Evaluation(config).run(variables, tmp_path, write_masks=False)
     assert list(results.methods) == ["model", "copy", "rgb", "propagation"]
     stored = json.loads((tmp_path / "floors/propagation/scores.json").read_text())

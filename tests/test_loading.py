@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 import vos_jax
 from tests.tiny import tiny_section
 from vos_jax.checkpoint_folder import export_variables
+from vos_jax.inference.setup import build_inference
 from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.loading import load_model
+from vos_jax.loading import load_variables
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +36,10 @@ def test_load_gives_a_segmenter_that_does_what_the_model_does(checkpoint, tiny_f
 def test_a_config_says_how_it_is_run_and_may_name_defaults(checkpoint):
     model = {**tiny_section("feelvos"), "k_nearest": 1, "dropout": 0.1}
     config = ConfigDict({"model": model, "inference": {"flip": True, "slots": 7}})
-    found, _, used = load_model(checkpoint, config)
-    assert found.flip and used.inference.slots == 7
-    assert load_model(checkpoint)[0] == found.model
+    inference = build_inference(load_variables(checkpoint, config)[1])
+    assert inference.model.flip and inference.slots == 7
+    plain = build_inference(load_variables(checkpoint)[1])
+    assert plain.model == inference.model.model and plain.slots == 0
 
 
 def test_another_model_than_the_checkpoint_holds_is_refused_with_the_fields(checkpoint):

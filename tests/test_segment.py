@@ -1,7 +1,10 @@
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
 from absl import flags
+from ml_collections import ConfigDict
 from PIL import Image
 
 from tests.data.image_bytes import encoded
@@ -14,6 +17,7 @@ from vos_jax.data.image_file import upright
 from vos_jax.data.masks import read_mask
 from vos_jax.inference.writers import FrameResult
 from vos_jax.segment import segment
+from vos_jax.systems.base import Traits
 
 SIZE = (10, 14)
 
@@ -26,17 +30,21 @@ def write_mask(path, labels):
 class StubSegmenter:
     """Gives the newest id everywhere, at the first frame its mask; channel k is full of ids[k]."""
 
-    def __init__(self):
-        self.ids: list[int] = []
+    def __init__(self, ids=()):
+        self.ids: list[int] = list(ids)
+        self._newest, self._met = 0, {0}
 
     def step(self, frame, labels=None):
-        first = not self.ids
+        first = self._newest == 0
         if labels is not None:
-            self.ids += [int(i) for i in np.unique(labels) if i not in (0, 255, *self.ids)]
-        return labels if first else np.full(frame.shape[:2], self.ids[-1], np.uint8)
+            found = [int(i) for i in np.unique(labels) if i not in (0, 255)]
+            self.ids += [i for i in found if i not in self.ids]
+            self._newest = found[-1] if found else self._newest
+            self._met.update(found)
+        return labels if first else np.full(frame.shape[:2], self._newest, np.uint8)
 
     def probabilities(self):
-        return np.stack([np.full(SIZE, i, np.float32) for i in (0, *self.ids)])
+        return np.stack([np.full(SIZE, i * (i in self._met), np.float32) for i in (0, *self.ids)])
 
 
 class Collector:
@@ -67,8 +75,8 @@ def mask(*ids):
 def video_of(frames):
     """A video file of as many black frames, by what GivenMasks asks of it."""
 
-    def read():
-        for t in range(frames):
+    def read(wanted):
+        for t in range(frames) if wanted is None else wanted:
             yield f"{t:05d}", "v.mp4", np.zeros((*SIZE, 3), np.uint8)
 
     return FrameSource("v.mp4", SIZE, None, read, turn=lambda stem: 1)
@@ -84,7 +92,11 @@ def track(video, masks="masks"):
 @pytest.fixture
 def run(video, monkeypatch):
     """The command with the stub in place of a checkpoint."""
-    monkeypatch.setattr(command, "load", lambda checkpoint, config: StubSegmenter())
+    system = SimpleNamespace(traits=Traits())
+    inference = SimpleNamespace(model=system, segmenter=lambda variables, ids: StubSegmenter(ids))
+    config = ConfigDict({"model": {"name": "stub"}})
+    monkeypatch.setattr(command, "load_variables", lambda checkpoint, config_: (None, config))
+    monkeypatch.setattr(command, "build_inference", lambda config: inference)
 
     def call(*extra, masks="masks", out="out"):
         command.main(
@@ -124,7 +136,7 @@ def test_everything_asked_for_is_written(video, run, capsys):
     with np.load(video / "maps/f9.npz") as stored:
         assert stored["probabilities"].shape == (3, *SIZE)
     assert (video / "o.gif").stat().st_size > 0
-    assert "objects [7, 3]" in capsys.readouterr().out
+    assert "objects [3, 7]" in capsys.readouterr().out
 
 
 def test_masks_are_written_as_they_come(video, run, monkeypatch):
@@ -303,7 +315,7 @@ def test_too_many_probabilities_leave_no_output_behind(video, run, monkeypatch):
 
 
 def test_the_command_line_is_checked():
-    with pytest.raises(flags.Error, match="missing --checkpoint, --mask, --out"):
+    with pytest.raises(flags.Error, match="missing --checkpoint, --out"):
         command.parse(["segment", "--frames=f"])
     with pytest.raises(flags.Error, match="unexpected arguments .*stray"):
         command.parse(["segment", "stray"])

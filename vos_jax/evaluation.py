@@ -3,6 +3,7 @@
 A method is a function of a video that returns something with `step(frame, labels)`, a fresh
 `VideoSegmenter` for instance: frame uint8 [H, W, 3], labels the part of the annotation that is
 handed over with it, uint8 [H, W] or None; it returns the integer label map [H, W] of the frame.
+One that returns an `Unguided` is shown no annotation.
 
 Videos are read frame by frame, each frame once: memory does not grow with their length. All methods
 see the same frames and given labels and are scored in the same frames, under the same protocol and
@@ -25,15 +26,14 @@ from vos_jax.data.sources import evaluation_videos, open_sources
 from vos_jax.data.youtube_vos import read_categories
 from vos_jax.files import write_whole
 from vos_jax.inference.overlay import OverlayWriter
+from vos_jax.inference.setup import Inference, build_inference
 from vos_jax.inference.streaming import VideoSegmenter, bucket
 from vos_jax.inference.writers import FrameResult, MaskWriter, Writer
 from vos_jax.metrics import tables
-from vos_jax.metrics.floors import CopyMask, NearestColour, given_labels
+from vos_jax.metrics.floors import Constant, CopyMask, NearestColour, given_labels
 from vos_jax.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores
-from vos_jax.systems.base import VOSModel
-from vos_jax.systems.build import build_inference_model
 from vos_jax.systems.propagation import Propagation
 from vos_jax.train.initial import initial_variables
 
@@ -41,6 +41,16 @@ MODEL = "model"
 SET = "val"  # in the names of the result files
 
 Method = Callable[[Video], Any]
+
+
+@dataclass(frozen=True)
+class Unguided:
+    """A method at work that segments every frame of a video by itself.
+
+    stepper: has `step(frame)`, which returns the label map.
+    """
+
+    stepper: Any
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def evaluate(
 
     Args:
         methods: name -> method (see above). Until the first labels of a video are given, all is
-            background and no method is asked.
+            background and no method is asked, unless it is unguided.
         videos: sorted so that equal frame sizes and object counts follow each other.
         protocol: of vos_jax.metrics.protocols.
         out_dir: receives scores.json, the CSVs, tables.txt, masks/<video>/<stem>.png and
@@ -122,16 +132,34 @@ def evaluate(
     return results
 
 
-def segmenters(model: VOSModel, variables: Mapping[str, Any], slots: int = 0) -> Method:
-    """The method that segments every video with a system; slots: 0 for as many as it has objects.
+def segmenters(
+    inference: Inference, variables: Mapping[str, Any], unguided: bool = False
+) -> Method:
+    """The method that segments every video with a system.
 
-    The variables may be on the host; they go to the device for the time of a video.
+    The variables may be on the host; they go to the device for the time of a video. unguided: no
+    mask is given to it, and it sees the reference frames that the system asks for.
     """
 
-    def begin(video: Video) -> VideoSegmenter:
-        return VideoSegmenter(model, jax.device_put(variables), slots or len(video.ids))
+    def begin(video: Video) -> VideoSegmenter | Unguided:
+        if not unguided:
+            return inference.segmenter(jax.device_put(variables), [int(i) for i in video.ids])
+        segmenter = inference.segmenter(jax.device_put(variables))
+        references = inference.reference_frames(len(video))
+        if references:
+            segmenter.observe([video.frame(t) for t in references])
+        return Unguided(segmenter)
 
     return begin
+
+
+def goes_without_masks(inference: Inference, protocol: Protocol) -> bool:
+    """Whether a system is shown no masks under a protocol.
+
+    One that may have them goes without where ids are matched and not given.
+    """
+    guidance = inference.model.traits.guidance
+    return guidance == "none" or guidance == "either" and protocol.proposals > 0
 
 
 class Evaluation:
@@ -153,7 +181,7 @@ class Evaluation:
             )
         self.protocol = _protocol(config.eval)
         self._config = config
-        self._model = build_inference_model(config)
+        self._inference = build_inference(config)
         self._videos = evaluation_videos(open_sources(config.data, "eval"))
         named = {name for video in self._videos for name in video.categories or ()}
         self.protocol.check_seen(named)
@@ -181,9 +209,9 @@ class Evaluation:
         write_masks: its label maps and, where the config says so, overlays are written too. The
         tables are printed once all is written.
         """
-        slots = self._config.inference.slots
+        unguided = goes_without_masks(self._inference, self.protocol)
         results = evaluate(
-            {MODEL: segmenters(self._model, variables, slots), **self._floors},
+            {MODEL: segmenters(self._inference, variables, unguided), **self._floors},
             self._videos,
             protocol=self.protocol,
             out_dir=out_dir,
@@ -214,14 +242,17 @@ def _propagation(config: ConfigDict) -> Method:
     shared = ("backbone", "width", "window", "short_side")  # not every system has a window
     fields = {name: config.model[name] for name in shared if name in config.model}
     model = Propagation(output_stride=8, **fields)
-    return segmenters(model, initial_variables(model, {**config.init, "model": ""}, config.seed))
+    variables = initial_variables(model, {**config.init, "model": ""}, config.seed)
+    return segmenters(Inference(model), variables)
 
 
-# name -> function of a config that returns the method
+# name -> function of a config that returns the method; the last two are for systems without masks
 FLOORS: Mapping[str, Callable[[ConfigDict], Method]] = {
     "copy": lambda config: lambda video: CopyMask(),
     "rgb": lambda config: lambda video: NearestColour(),
     "propagation": _propagation,
+    "background": lambda config: lambda video: Unguided(Constant(0)),
+    "whole_frame": lambda config: lambda video: Unguided(Constant(1)),
 }
 
 
@@ -245,7 +276,9 @@ def _score_video(
         started = started or handed is not None
         for name, stepper in steppers.items():
             labels = np.zeros(frame.shape[:2], np.uint8)
-            if started:
+            if isinstance(stepper, Unguided):
+                labels = stepper.stepper.step(frame)
+            elif started:
                 labels = stepper.step(frame, handed)
             where = f"{name}, {video.name}, frame {video.frame_names[t]}"
             _check_labels(labels, frame, where)

@@ -5,9 +5,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vos_jax.checkpoint_folder import import_variables
+from vos_jax.inference.setup import build_inference
 from vos_jax.inference.streaming import VideoSegmenter
-from vos_jax.systems.base import VOSModel
-from vos_jax.systems.build import build_inference_model, build_model, model_fields
+from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
 
 
@@ -24,14 +24,14 @@ def load(checkpoint: str, config: ConfigDict | None = None) -> VideoSegmenter:
         FileNotFoundError: no checkpoint there.
         ValueError: another model than the checkpoint holds, with the fields that differ.
     """
-    model, variables, config = load_model(checkpoint, config)
-    return VideoSegmenter(model, variables, slots=config.get("inference", {}).get("slots") or None)
+    variables, config = load_variables(checkpoint, config)
+    return build_inference(config).segmenter(variables)
 
 
-def load_model(
+def load_variables(
     checkpoint: str, config: ConfigDict | None = None
-) -> tuple[VOSModel, dict[str, Any], ConfigDict]:
-    """The model as it is run, its variables and the config that counts; arguments as in `load`."""
+) -> tuple[dict[str, Any], ConfigDict]:
+    """The variables of a system's checkpoint and the config that counts; arguments as in `load`."""
     variables, stored = import_variables(checkpoint)
     name = stored["model"]["name"]
     if name not in SYSTEMS:
@@ -47,7 +47,7 @@ def load_model(
             + "\n  ".join(fields)
             + "\nLeave out --config to use the checkpoint's own."
         )
-    return build_inference_model(config), variables, config
+    return variables, config
 
 
 def _differing_fields(stored: Any, asked: Any) -> list[str]:

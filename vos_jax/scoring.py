@@ -174,7 +174,8 @@ def score(
         options["meta"] = os.path.abspath(options["meta"])
     subset = subset or data_set.subset
     videos = data_set.open(gt, subset, **options)
-    rules.check_seen({name for video in videos for name in video.categories or ()})
+    if rules.seen is not None:
+        rules.check_seen({name for video in videos for name in video.categories or ()})
     objects, counted = score_videos(
         rules,
         videos,

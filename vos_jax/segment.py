@@ -2,7 +2,8 @@
 
     python -m vos_jax.segment --checkpoint DIR --frames FOLDER|VIDEO --mask PNG|FOLDER --out DIR
 
-Frames are read, segmented and written one at a time, so a video may be of any length.
+Frames are read, segmented and written one at a time, so a video may be of any length. A system that
+finds its objects itself goes without --mask.
 """
 
 import sys
@@ -26,6 +27,7 @@ from vos_jax.data.frames import FrameSource, open_frames
 from vos_jax.data.given_masks import GivenMasks
 from vos_jax.files import keep_apart
 from vos_jax.inference.overlay import OverlayWriter
+from vos_jax.inference.setup import Inference, build_inference
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.inference.writers import (
     FrameResult,
@@ -34,7 +36,7 @@ from vos_jax.inference.writers import (
     ProbabilityWriter,
     Writer,
 )
-from vos_jax.loading import load
+from vos_jax.loading import load_variables
 from vos_jax.notes import note
 
 INPUTS = ("checkpoint", "frames", "mask")
@@ -44,7 +46,7 @@ OUTPUTS = ("out", "overlay", "probabilities", "maps")
 def segment(
     segmenter: VideoSegmenter,
     frames: Iterable[tuple[str, np.ndarray]],
-    masks: GivenMasks,
+    masks: GivenMasks | None,
     writers: Sequence[Writer],
 ) -> list[int]:
     """Segment frames as they come and hand each result to every writer.
@@ -52,7 +54,7 @@ def segment(
     Args:
         segmenter: one that has not seen a frame.
         frames: (stem, uint8 [H, W, 3] RGB) in time order.
-        masks: the given masks; the first frame needs one.
+        masks: the given masks; the first frame needs one. None: the system finds its objects.
         writers: get a `FrameResult` per frame. The first frame's labels are its mask as given.
 
     Returns:
@@ -64,8 +66,8 @@ def segment(
     """
     stems = []
     for stem, frame in frames:
-        given = masks.at(stem, frame.shape[:2])
-        if not stems:
+        given = None if masks is None else masks.at(stem, frame.shape[:2])
+        if masks is not None and not stems:
             _check_first(stem, given, masks)
         if given is not None:
             _tell(masks.name(stem), given)
@@ -76,7 +78,8 @@ def segment(
         stems.append(stem)
     if not stems:
         raise ValueError("there are no frames to segment")
-    masks.check_stems(stems)
+    if masks is not None:
+        masks.check_stems(stems)
     return list(segmenter.ids)
 
 
@@ -110,13 +113,18 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     values = new_flags(argv)
     path_flag(values, "checkpoint", "folder written by convert, a workdir or a step folder")
     path_flag(values, "frames", "folder of images or a video file")
-    path_flag(values, "mask", "mask PNG of the first frame, or a folder of <frame stem>.png")
+    path_flag(
+        values,
+        "mask",
+        "mask PNG of the first frame, or a folder of <frame stem>.png; left out for a system that "
+        "finds its objects itself",
+    )
     path_flag(values, "out", "folder for <frame stem>.png label maps")
     path_flag(values, "overlay", "video of the result: .mp4, .gif or a folder")
     path_flag(values, "probabilities", "one .npz with all probabilities, at most 2 GB")
     path_flag(values, "maps", "folder for one .npz of probabilities per frame")
     flag(values, "overwrite", False, "replace files of the names that are written")
-    parse_flags(values, argv, required=INPUTS + OUTPUTS[:1])
+    parse_flags(values, argv, required=("checkpoint", "frames", "out"))
     return values
 
 
@@ -125,24 +133,46 @@ def run(args: flags.FlagValues) -> str:
     say_config(args)
     keep_apart(*({f"--{name}": args[name].value for name in part} for part in (INPUTS, OUTPUTS)))
     frames = open_frames(args.frames)
-    masks = GivenMasks(args.mask, frames)
-    segmenter = load(args.checkpoint, args.config)
+    masks = GivenMasks(args.mask, frames) if args.mask else None
+    variables, config = load_variables(args.checkpoint, args.config)
+    inference = build_inference(config)
+    _check_guidance(config.model.name, inference.model.traits.guidance, masks is not None)
+    if masks is None:
+        ids = list(range(1, inference.model.traits.proposals + 1))
+        segmenter = inference.segmenter(variables)
+        _observe(segmenter, inference, frames)
+    else:
+        ids = masks.ids()
+        segmenter = inference.segmenter(variables, ids)
     with ExitStack() as stack:
-        writers = [stack.enter_context(w) for w in _writers(args, frames, masks)]
+        writers = [stack.enter_context(w) for w in _writers(args, frames, ids)]
         progress = tqdm(frames, total=frames.length, desc="segment", unit="frame", disable=None)
-        ids = segment(segmenter, progress, masks, writers)
-    return f"wrote {args.out}: objects {ids}"
+        found = segment(segmenter, progress, masks, writers)
+    return f"wrote {args.out}: objects {found}"
 
 
-def _writers(args: flags.FlagValues, frames: FrameSource, masks: GivenMasks) -> Iterable[Writer]:
+def _check_guidance(system: str, guidance: str, given: bool) -> None:
+    if guidance == "masks" and not given:
+        raise ValueError(
+            f"missing --mask: {system} segments the objects that the mask of the first frame shows"
+        )
+    if guidance == "none" and given:
+        raise ValueError(f"{system} finds its objects itself and takes no masks: leave out --mask")
+
+
+def _observe(segmenter: VideoSegmenter, inference: Inference, frames: FrameSource) -> None:
+    """The segmenter sees the reference frames that its system asks for."""
+    if inference.reference_frames(frames.length or 1):
+        segmenter.observe(frames.pick(inference.reference_frames(frames.count())))
+
+
+def _writers(args: flags.FlagValues, frames: FrameSource, ids: Sequence[int]) -> Iterable[Writer]:
     # The one that may refuse for its size comes first, before anything is written.
     if args.probabilities:
-        yield ProbabilityWriter(
-            args.probabilities, masks.ids(), frames.length, frames.size, args.overwrite
-        )
+        yield ProbabilityWriter(args.probabilities, ids, frames.length, frames.size, args.overwrite)
     yield MaskWriter(args.out, args.overwrite)
     if args.maps:
-        yield MapWriter(args.maps, masks.ids(), args.overwrite)
+        yield MapWriter(args.maps, ids, args.overwrite)
     if args.overlay:
         yield OverlayWriter(args.overlay, overwrite=args.overwrite, fps=frames.fps)
 

@@ -188,7 +188,7 @@ def test_views_of_a_mirrored_video_give_the_mirrored_results(system, built, clip
     other = stream(views, variables, frames[:, :, ::-1], mirrored, slots=2)
     assert_same([x[..., ::-1] for x in other], found)
     assert found[1][2:, 2].max() > 0.1
-    _, step, _ = compiled(views)
+    _, step, *_ = compiled(views)
     assert step._cache_size() == 2  # with masks and without
     _, plain = stream(model, variables, frames[:, :, ::-1], {0: masks[0][:, ::-1]})
     assert np.abs(plain[..., ::-1] - streamed[1][:4]).max() > 20 * CLOSE  # not so without views

@@ -17,8 +17,9 @@ from tests.tiny import quick_compilation, tiny_section
 from vos_jax import segment as command
 from vos_jax.checkpoint_folder import export_variables
 from vos_jax.data.masks import read_mask, write_mask
+from vos_jax.inference.setup import build_inference
 from vos_jax.systems.base import Traits, VOSModel
-from vos_jax.systems.build import build_inference_model, build_model
+from vos_jax.systems.build import build_model
 from vos_jax.systems.frame_size import resize_frame, scaled_size
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.systems.views import Views
@@ -52,7 +53,7 @@ class Leaning(VOSModel):
     def start(self, features, masks, valid, num_references=1, train=False):
         return masks
 
-    def segment(self, memory, features):
+    def segment(self, memory, features, train=False):
         return (memory[:, 1] + features) / 2
 
     def memorize(self, memory, features, prediction, masks):
@@ -93,11 +94,11 @@ def test_views_declare_what_their_system_declares(soft):
 def test_the_defaults_are_the_plain_system_and_a_stored_config_gives_the_same_views(system):
     section = tiny_section(system)
     plain = {"model": section, "inference": {"scales": [1.0], "flip": False, "slots": 0}}
-    assert build_inference_model(plain) == build_model(section)
+    assert build_inference(plain).model == build_model(section)
     inference = {"scales": [1, 1.3], "flip": True}
     stored = json.loads(json.dumps({"model": section, "inference": inference}))
     expected = Views(build_model(section), scales=(1.0, 1.3), flip=True)
-    found = build_inference_model(stored)
+    found = build_inference(stored).model
     assert found == expected and hash(found) == hash(expected)
 
 
@@ -105,7 +106,7 @@ def test_the_defaults_are_the_plain_system_and_a_stored_config_gives_the_same_vi
 def test_scales_that_are_none_are_refused(scales):
     config = {"model": tiny_section("stm"), "inference": {"scales": scales}}
     with pytest.raises(ValueError, match=r"config\.inference\.scales: expected .*found"):
-        build_inference_model(config)
+        build_inference(config)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ class Echo(VOSModel):
     def start(self, features, masks, valid, num_references=1, train=False):
         return masks
 
-    def segment(self, memory, features):
+    def segment(self, memory, features, train=False):
         return memory
 
     def memorize(self, memory, features, prediction, masks):
@@ -29,7 +29,7 @@ class Echo(VOSModel):
     def probabilities(self, prediction, size):
         return prediction
 
-    def losses(self, predictions, labels, valid, step):
+    def losses(self, predictions, batch, step):
         return predictions[:, :, 1].sum(axis=(0, 2, 3))
 
 
@@ -45,7 +45,7 @@ def batch(frames):
 @pytest.mark.parametrize("frames", [4, T])
 @pytest.mark.parametrize("num_given", [1, 2])
 def test_true_masks_are_remembered_while_forced_and_own_ones_from_then_on(frames, num_given):
-    train = {"num_given": num_given, "teacher_forcing_steps": 3}
+    train = {"num_given": num_given, "teacher_forcing_steps": 3, "frames_apart": False}
     objective = jax.jit(make_objective(Echo(), train, {}))
 
     def loss(step):
@@ -59,7 +59,7 @@ def test_true_masks_are_remembered_while_forced_and_own_ones_from_then_on(frames
 
 def test_without_teacher_forcing_true_masks_of_later_frames_are_not_even_looked_at():
     def loss(masks, forced_steps):
-        train = {"num_given": 1, "teacher_forcing_steps": forced_steps}
+        train = {"num_given": 1, "teacher_forcing_steps": forced_steps, "frames_apart": False}
         objective = make_objective(Echo(), train, {})
         data = {**batch(T), "labels": masks}
         return objective({}, data, jnp.int32(9), jax.random.key(0))[0]

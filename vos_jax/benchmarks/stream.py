@@ -52,6 +52,7 @@ def run_stream(
     variables = init_variables(model, jax.random.key(0))
     segmenter, seen = VideoSegmenter(model, variables), Stream()
     video, mask = _video(size, objects)
+    first = None if model.traits.guidance == "none" else mask
 
     def note(event, _, fun_name="", **details):
         if event.endswith("backend_compile_duration"):
@@ -62,7 +63,7 @@ def run_stream(
         for t in range(frames):
             frame = video(t)
             start = time.perf_counter(), time.process_time()
-            segmenter.step(frame, mask if t == 0 else None)
+            segmenter.step(frame, first if t == 0 else None)
             end = time.perf_counter(), time.process_time()
             if t and t % EVERY == 0:
                 alive = sum(x.nbytes for x in jax.live_arrays())

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax.benchmarks.measuring import Case
-from vos_jax.inference.rollout import advance
+from vos_jax.inference.rollout import advance, begin
 from vos_jax.systems.base import Part, System, one_hot
 from vos_jax.systems.build import init_variables
 
@@ -36,6 +36,7 @@ class Frame:
         self._model, self._warm_up = system.model(**system.measured), system.warm_up
         self._size, self._objects = size, objects
         self.inputs, self.started = cache(self._inputs), cache(self._started)
+        self.memorized = cache(self._memorized)
 
     def stages(self) -> list[Case]:
         """The whole frame and its four stages."""
@@ -45,19 +46,15 @@ class Frame:
             features = call("encode")(variables, frames)
             return self._model.apply(variables, memory, features, size, method=advance)
 
-        def memorize(variables, memory, features, masks):
-            return call("memorize")(variables, memory, features, None, masks)
-
         def segmented():
-            variables, memory, features = self.started()
-            return variables, jax.jit(call("segment"))(variables, memory, features)
+            return self.started()[0], self.memorized()[3]
 
         return [
             Case(WHOLE, whole, lambda: (*self.started()[:2], self.inputs()[1])),
             Case("encode", call("encode"), self.inputs, WHOLE),
             Case("segment", call("segment"), self.started, WHOLE),
             Case("feedback", partial(call("feedback"), size=size), segmented, WHOLE),
-            Case("memorize", memorize, lambda: (*self.started(), self._masks()), WHOLE),
+            Case("memorize", call("memorize"), self.memorized, WHOLE),
         ]
 
     def part(self, part: Part) -> list[Case]:
@@ -68,7 +65,7 @@ class Frame:
         stage = {
             "encode": self.inputs,
             "segment": self.started,
-            "memorize": lambda: (*self.started(), None, self._masks()),
+            "memorize": self.memorized,
         }[part.stage]
 
         def calls(variables, *arguments):
@@ -110,12 +107,26 @@ class Frame:
         """Variables, memory after the first frames, features."""
         variables, frames = self.inputs()
         features = jax.jit(self._call("encode"))(variables, frames)
-        valid = jnp.ones((1, self._objects), bool)
-        memory = jax.jit(self._call("start"))(variables, features, self._masks(), valid)
+        alone = self._model.traits.guidance == "none"
+        masks, slots = (None, self._model.traits.proposals) if alone else (self._masks(), None)
+        valid = jnp.ones((1, slots or self._objects), bool)
+        start = jax.jit(partial(self._model.apply, method=begin), static_argnums=2)
+        memory, _ = start(variables, features, self._size, masks, valid)
         memorize = jax.jit(self._call("memorize"))
         for _ in range(self._warm_up - 1):
-            memory = memorize(variables, memory, features, None, self._masks())
+            memory = memorize(variables, memory, *self._remembered(variables, memory, features))
         return variables, memory, features
+
+    def _memorized(self):
+        """What `memorize` is given after `started`."""
+        variables, memory, features = self.started()
+        return variables, memory, *self._remembered(variables, memory, features)
+
+    def _remembered(self, variables, memory, features):
+        """Features, prediction, and what stands for the frame."""
+        prediction = jax.jit(self._call("segment"))(variables, memory, features)
+        feedback = jax.jit(partial(self._call("feedback"), size=self._size))
+        return features, prediction, feedback(variables, prediction)
 
 
 def _note(name: str, seen: list[tuple], call, positional, keywords, context):

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import Objects
-from vos_jax.data.frames import image_facts, list_images, require_readable
+from vos_jax.data.frames import image_facts, list_frames
 
 T = TypeVar("T")
 
@@ -76,8 +76,7 @@ def subfolders(folder: epath.Path) -> list[epath.Path]:
 
 def frames_of(folder: epath.Path) -> list[epath.Path]:
     """The images of a folder in natural order; ValueError for none, or two of one stem."""
-    require_readable(folder)
-    files = list_images(folder)
+    files = list_frames(folder)
     if not files:
         raise ValueError(f"{folder}: the folder holds no frame; is the download complete?")
     stems = [file.stem for file in files]

@@ -53,7 +53,7 @@ class FrameSource:
         path: str,
         size: tuple[int, int],
         length: int | None,
-        read: Callable[[], Iterator[tuple[str, str, np.ndarray]]],
+        read: Callable[[Sequence[int] | None], Iterator[tuple[str, str, np.ndarray]]],
         turn: Callable[[str], int],
         stems: Sequence[str] | None = None,
         fps: float | None = None,
@@ -67,7 +67,21 @@ class FrameSource:
         self._turn = turn
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        for stem, where, frame in self._read():
+        return self._checked(None)
+
+    def pick(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """The frames of these numbers, from 0; a video file is decoded up to the last of them."""
+        wanted = sorted(set(indices))
+        frames = (frame for _, frame in self._checked(wanted))
+        found = dict(zip(wanted, frames, strict=True))
+        return [found[index] for index in indices]
+
+    def count(self) -> int:
+        """The number of frames; a video file is decoded for it, since its header may be wrong."""
+        return len(self.stems) if self.stems is not None else sum(1 for _ in self)
+
+    def _checked(self, wanted: Sequence[int] | None) -> Iterator[tuple[str, np.ndarray]]:
+        for stem, where, frame in self._read(wanted):
             if frame.shape[:2] != self.size:
                 raise ValueError(
                     f"{where}: this frame is {frame.shape[0]}x{frame.shape[1]} (height x width),"
@@ -138,8 +152,29 @@ def image_facts(path: epath.PathLike) -> tuple[tuple[int, int], int]:
 
 def list_images(folder) -> list[epath.Path]:
     """The image files of a folder, `in_order`; hidden files and folders are none."""
-    files = [f for f in epath.Path(folder).iterdir() if f.suffix.lower() in IMAGE_SUFFIXES]
-    return in_order(f for f in files if not f.name.startswith(".") and not _is_folder(f))
+    return _images_of(epath.Path(folder).iterdir())
+
+
+def list_frames(folder) -> list[epath.Path]:
+    """`list_images` of a folder of frames, where a picture that is not read would be a gap.
+
+    Raises ValueError where it holds pictures of such kinds.
+    """
+    files = list(epath.Path(folder).iterdir())
+    foreign = sorted(f.name for f in files if f.suffix.lower() in FOREIGN_SUFFIXES)
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise ValueError(
+            f"{folder}: {foreign[0]}{more}: pictures of this kind are not read, so frames would be"
+            f" missing; save them as PNG or JPEG, or move them away. Read are files ending in"
+            f" {', '.join(IMAGE_SUFFIXES)}"
+        )
+    return _images_of(files)
+
+
+def _images_of(files: Iterable[epath.Path]) -> list[epath.Path]:
+    images = [f for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
+    return in_order(f for f in images if not f.name.startswith(".") and not _is_folder(f))
 
 
 def list_masks(folder) -> list[epath.Path]:
@@ -165,20 +200,6 @@ def in_order(files: Iterable[epath.Path]) -> list[epath.Path]:
     return sorted(files, key=_natural)
 
 
-def require_readable(folder) -> None:
-    """Raises ValueError where a folder of frames holds pictures of kinds that are not read."""
-    foreign = sorted(
-        f.name for f in epath.Path(folder).iterdir() if f.suffix.lower() in FOREIGN_SUFFIXES
-    )
-    if foreign:
-        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
-        raise ValueError(
-            f"{folder}: {foreign[0]}{more}: pictures of this kind are not read, so frames would be"
-            f" missing; save them as PNG or JPEG, or move them away. Read are files ending in"
-            f" {', '.join(IMAGE_SUFFIXES)}"
-        )
-
-
 def _is_folder(file: epath.Path) -> bool:
     return "://" not in str(file) and file.is_dir()  # a store has no folders, and asking takes time
 
@@ -200,8 +221,7 @@ def _check_range(pixels: np.ndarray | None, where: str) -> None:
 
 
 def _open_folder(folder: epath.Path) -> FrameSource:
-    require_readable(folder)
-    files = list_images(folder)
+    files = list_frames(folder)
     if not files:
         raise ValueError(
             f"{folder}: the folder holds no image; expected files ending in"
@@ -215,9 +235,9 @@ def _open_folder(folder: epath.Path) -> FrameSource:
                 f"{folder}: {other.name} and {file.name} would be the same frame; keep one"
             )
 
-    def read():
-        turned = 0
-        for stem, file in by_stem.items():
+    def read(wanted):
+        turned, listed = 0, list(by_stem.items())
+        for stem, file in listed if wanted is None else [listed[index] for index in wanted]:
             frame, turn = _decoded(read_bytes(file), str(file))
             turned += turn != 1
             yield stem, str(file), frame
@@ -229,7 +249,7 @@ def _open_folder(folder: epath.Path) -> FrameSource:
 
     return FrameSource(
         str(folder),
-        read_image(files[0]).shape[:2],
+        image_facts(files[0])[0],
         len(files),
         read,
         turn=lambda stem: image_facts(by_stem[stem])[1],
@@ -243,7 +263,7 @@ def _open_video(path: Path) -> FrameSource:
         str(path),
         header.size,
         header.length,
-        lambda: decoded_frames(path, header),
+        lambda wanted: decoded_frames(path, header, wanted),
         turn=lambda stem: header.turn,
         fps=header.fps,
     )

@@ -1,5 +1,6 @@
 """The masks that a user gives for a video of their own: one for its first frame, or a folder."""
 
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +14,7 @@ FIRST_OF_VIDEO = "00000"
 
 
 class GivenMasks:
-    """Masks by frame stem, read when their frame comes.
+    """Masks by frame stem, each read once: when its frame comes, or before, when ids are asked for.
 
     Args:
         path: one image, the mask of the first frame whatever its name, or a folder of <stem>.png.
@@ -27,6 +28,7 @@ class GivenMasks:
     def __init__(self, path: epath.PathLike, frames: FrameSource):
         self.path = epath.Path(path)
         self._frames = frames
+        self._waiting: dict[str, bytes] = {}  # masks read before their frame, compressed
         if self.path.is_dir():
             self._files = {file.stem: file for file in list_masks(self.path)}
         elif self.path.exists():
@@ -46,18 +48,25 @@ class GivenMasks:
 
         Raises ValueError unless it has the frame's `size` (H, W) and tells how it lies.
         """
-        file = self._files.get(stem)
-        return None if file is None else read_mask(file, size, turn=self._frames.turn(stem))
+        if stem not in self._files:
+            return None
+        if stem in self._waiting and size == self._frames.size:
+            mask = np.frombuffer(zlib.decompress(self._waiting.pop(stem)), np.uint8)
+            return mask.reshape(size)
+        return read_mask(self._files[stem], size, turn=self._frames.turn(stem))
 
     def name(self, stem: str) -> str:
         """The file of a frame's mask, for messages."""
         return str(self._files[stem])
 
     def ids(self) -> list[int]:
-        """All object ids of all masks, ascending. Reads every mask."""
-        size = self._frames.size
-        masks = (self.at(stem, size) for stem in self._files)
-        return sorted({i for mask in masks for i in object_ids(mask)})
+        """All object ids of all masks, ascending. Reads every mask, to be called once."""
+        found: set[int] = set()
+        for stem in self._files:
+            mask = self.at(stem, self._frames.size)
+            found.update(object_ids(mask))
+            self._waiting[stem] = zlib.compress(mask.tobytes(), level=1)
+        return sorted(found)
 
     def check_stems(self, stems: Sequence[str]) -> None:
         """Raises ValueError when a mask has the stem of no frame."""

@@ -1,7 +1,7 @@
 """The frames of a video file, decoded one after the other with OpenCV."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,8 +51,12 @@ def read_header(path: Path) -> Header:
     )
 
 
-def decoded_frames(path: Path, header: Header) -> Iterator[tuple[str, str, np.ndarray]]:
+def decoded_frames(
+    path: Path, header: Header, wanted: Sequence[int] | None = None
+) -> Iterator[tuple[str, str, np.ndarray]]:
     """(stem, where, uint8 [H, W, 3] RGB) of every frame; stems are 00000, 00001, ...
+
+    wanted: only frames of these numbers, ascending; nothing after them is looked at.
 
     The end of a video is where nothing more can be decoded. The user is told if the
     header promised more. Raises ValueError where frames go on after one that cannot be decoded:
@@ -62,7 +66,11 @@ def decoded_frames(path: Path, header: Header) -> Iterator[tuple[str, str, np.nd
     try:
         good, frame = capture.read()
         while good:
-            yield f"{number:05d}", f"{path}, frame {number}", cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            if wanted is None or number in wanted:
+                rgb = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                yield f"{number:05d}", f"{path}, frame {number}", rgb
+            if wanted is not None and number >= wanted[-1]:
+                return
             number += 1
             good, frame = capture.read()
         if any(capture.read()[0] for _ in range(AHEAD)):

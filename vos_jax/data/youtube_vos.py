@@ -26,7 +26,7 @@ from etils import epath
 
 from vos_jax.data.clip import Objects, Video
 from vos_jax.data.folders import read_at, read_lines, read_on_frame, read_text, require_folders
-from vos_jax.data.frames import list_images, list_masks, read_image, require_readable
+from vos_jax.data.frames import list_frames, list_masks, read_image
 from vos_jax.data.masks import read_mask
 
 FRAMES = ("all", "annotated", "masks")
@@ -155,8 +155,7 @@ def _open_video(images: epath.Path, masks: epath.Path, meta: dict, frames: str) 
     if frames == "masks":
         frame_files = {stem: images / f"{stem}.jpg" for stem in sorted(wanted)}
     else:
-        require_readable(images)
-        frame_files = {file.stem: file for file in list_images(images)}
+        frame_files = {file.stem: file for file in list_frames(images)}
     missing = sorted(wanted - set(frame_files))
     if missing:
         raise FileNotFoundError(

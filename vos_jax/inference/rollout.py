@@ -1,10 +1,13 @@
 """One way through a video, for every system: segment, feed back, memorise.
 
-`advance` is one frame; `rollout` goes through a clip with it (training and tests), and `streaming`
-calls it one jitted frame at a time, so training and inference walk the same code. `predict` is its
-first half, for a frame after which nothing comes.
+`begin` is the first frame, `advance` every other one; `rollout` goes through a clip with them
+(training and tests), and `streaming` calls them one jitted frame at a time, so training and
+inference walk the same code. `predict` is the first half of `advance`, for a frame after which
+nothing comes.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +15,46 @@ import jax.numpy as jnp
 
 from vos_jax.systems.base import VOSModel
 
-UNROLLED = 3  # so few predicted frames, as in training, are no loop: XLA does better without
+UNROLLED = 3  # so few frames, as in training, are no loop: XLA does better without
+
+
+def begin(
+    model: VOSModel,
+    features: Any,
+    size: tuple[int, int],
+    masks: jax.Array | None,
+    valid: jax.Array,
+    num_references: int = 1,
+    train: bool = False,
+    teacher_forcing: jax.Array | None = None,
+) -> tuple[Any, Any]:
+    """Memory after the first frame. Call it inside `model.apply(..., method=begin)`.
+
+    A system that segments its first frame does so with the memory that `start` made of it, and then
+    remembers the given masks; what it found itself where none are given, or where `teacher_forcing`
+    bool [] is there and false (training).
+
+    Args:
+        features: of the system.
+        size: (H, W) of the original frame.
+        masks: given ones [B, N+1, H, W], or None.
+        valid: bool [B, N], the objects in them, or the slots of proposals.
+        num_references: see `VOSModel.start`.
+
+    Returns:
+        Memory, and the prediction for the frame, None unless the system segments it.
+    """
+    shown = None if model.traits.guidance == "none" else masks
+    memory = model.start(features, shown, valid, num_references, train)
+    if not model.traits.segments_first:
+        return memory, None
+    prediction = model.segment(memory, features, train)
+    if masks is not None and teacher_forcing is None:
+        remembered = model.fit_masks(masks, features)
+    else:
+        fed = model.feedback(prediction, size)
+        remembered = _forced(model, fed, features, masks, teacher_forcing)
+    return model.memorize(memory, features, prediction, remembered), prediction
 
 
 def advance(
@@ -22,9 +64,10 @@ def advance(
     size: tuple[int, int],
     given_masks: jax.Array | None = None,
     new: jax.Array | None = None,
+    train: bool = False,
     true_masks: jax.Array | None = None,
     teacher_forcing: jax.Array | None = None,
-) -> tuple[Any, Any, jax.Array]:
+) -> tuple[Any, Any]:
     """Segment one frame and remember it. Call it inside `model.apply(..., method=advance)`.
 
     Args:
@@ -37,17 +80,17 @@ def advance(
             `teacher_forcing`, a bool [], is true (training).
 
     Returns:
-        Memory, prediction, and the masks [B, N+1, H, W] that stand for this frame (given ones
-        pasted where the system pastes).
+        Memory and prediction.
     """
-    memory, prediction, masks = predict(model, memory, features, size, given_masks, new)
-    remembered = masks
-    if teacher_forcing is not None:
-        remembered = jnp.where(teacher_forcing, true_masks, masks)
+    memory, prediction = predict(model, memory, features, size, given_masks, new, train)
+    fed = model.feedback(prediction, size)
+    if given_masks is not None and model.traits.remembers_given:
+        fed = paste(fed, given_masks, new)
+    remembered = _forced(model, fed, features, true_masks, teacher_forcing)
     memory = model.memorize(memory, features, prediction, remembered)
     if given_masks is not None and model.traits.introduces == "after":
         memory = model.introduce(memory, features, given_masks, new)
-    return memory, prediction, masks
+    return memory, prediction
 
 
 def predict(
@@ -57,15 +100,12 @@ def predict(
     size: tuple[int, int],
     given_masks: jax.Array | None = None,
     new: jax.Array | None = None,
-) -> tuple[Any, Any, jax.Array]:
+    train: bool = False,
+) -> tuple[Any, Any]:
     """`advance` up to the point where the frame would be remembered; same arguments and results."""
     if given_masks is not None and model.traits.introduces == "before":
         memory = model.introduce(memory, features, given_masks, new)
-    prediction = model.segment(memory, features)
-    masks = model.feedback(prediction, size)
-    if given_masks is not None and model.traits.pastes:
-        masks = paste(masks, given_masks, new)
-    return memory, prediction, masks
+    return memory, model.segment(memory, features, train)
 
 
 def paste(masks: jax.Array, given_masks: jax.Array, new: jax.Array) -> jax.Array:
@@ -76,65 +116,95 @@ def paste(masks: jax.Array, given_masks: jax.Array, new: jax.Array) -> jax.Array
     return jnp.where(owned > 0, jnp.concatenate([background, objects], axis=1), masks)
 
 
+def _forced(model, fed, features, true_masks, teacher_forcing):
+    """What is remembered: `fed`, or the true masks while `teacher_forcing`."""
+    if teacher_forcing is None or true_masks is None:
+        return fed
+    choose = functools.partial(jnp.where, teacher_forcing)
+    return jax.tree.map(choose, model.fit_masks(true_masks, features), fed)
+
+
 def rollout(
     model: VOSModel,
     variables: dict[str, Any],
     inputs: jax.Array,
-    masks: jax.Array,
+    masks: jax.Array | None,
     valid: jax.Array,
     *,
+    size: tuple[int, int] | None = None,
     given: jax.Array | None = None,
     num_given: int = 1,
     teacher_forcing: jax.Array | None = None,
     train: bool = False,
+    frames_apart: bool = False,
     rng: jax.Array | None = None,
-) -> tuple[Any, jax.Array, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Run a system over clips.
 
     Args:
         inputs: prepared frames [B, T, h, w, 3].
         masks: [B, T, N+1, H, W]; the first `num_given` frames are shown to the system, the others
-            are looked at only where `given` says so, or while `teacher_forcing`.
+            are looked at only where `given` says so, or while `teacher_forcing`. None: the system
+            goes without.
         valid: bool [B, N], real object slots.
+        size: (H, W) of the original frames, where there are no masks to tell it.
         given: bool [B, T, N], the objects handed over at each frame after the first; None: none.
-        num_given: how many leading frames are remembered with their masks instead of being
-            segmented.
-        teacher_forcing: bool [], whether the true masks are remembered after each frame instead of
-            the prediction; it may change from step to step without a compilation. None: never, and
-            nothing is computed for it.
+        num_given: how many leading frames are remembered with their masks. 0, for systems that
+            segment their first frame: `start` sees its masks, but it counts as predicted.
+        teacher_forcing: bool [], whether the true masks are remembered after each predicted frame
+            instead of the prediction; it may change from step to step without a compilation. None:
+            never, and nothing is computed for it.
         train: dropout, sampling and live BatchNorm; needs `rng`.
+        frames_apart: live statistics in `encode` are those of each frame alone, and the running
+            ones move once for each; otherwise all frames are normalised together.
 
     Returns:
-        Predictions of the frames num_given..T-1, stacked in time [T - num_given, B, ...]; the masks
-        [T - num_given, B, N+1, H, W] that stand for these frames; the batch statistics after the
-        pass (unchanged unless live): all frames count for what `encode` normalises, the first one
-        for what `start` does.
-    """
-    rngs = {}
-    if train:
-        rngs = dict(zip(("dropout", "sample"), jax.random.split(rng), strict=True))
-    features, updated = _encode_clip(model, variables, inputs, train, rngs)
-    new = None if given is None else jnp.moveaxis(given, 1, 0)
-    clip = _Frames(features, jnp.moveaxis(masks, 1, 0), new)
+        Predictions of the frames num_given..T-1, stacked in time [T - num_given, B, ...]; without
+        masks those of all frames that are segmented. The batch statistics after the pass (unchanged
+        unless live), which all calls of the system moved, in order.
 
-    # Statistics that `encode` has moved are those that `start` moves further.
-    memory, more = _begin(model, {**variables, **updated}, clip, valid, num_given, train, rngs)
-    updated = {**updated, **more}
-    rest = clip.slice(num_given)
+    Raises:
+        ValueError: a `num_given` that the system cannot do, see `check_num_given`.
+    """
+    check_num_given(model, num_given)
+    size = masks.shape[-2:] if size is None else size
+    calls = _Calls(model, variables, train, rng)
+    statistics = variables.get("batch_stats", {})
+    features, statistics = _encode_clip(calls, statistics, inputs, frames_apart)
+    masks = None if masks is None else jnp.moveaxis(masks, 1, 0)
+    new = None if given is None else jnp.moveaxis(given, 1, 0)
+    clip = _Frames(jnp.arange(inputs.shape[1]), features, masks, new)
+
+    started, statistics = _begin(calls, statistics, clip, size, valid, num_given, teacher_forcing)
+    memory, first = started
+    rest = clip.slice(max(num_given, 1))
     walk = _scan if len(rest) > UNROLLED else _unroll
-    predictions, masks = walk(model, variables, memory, rest, teacher_forcing)
-    return predictions, masks, updated.get("batch_stats", variables.get("batch_stats", {}))
+    predictions, statistics = walk(calls, statistics, memory, rest, size, teacher_forcing)
+    if first is not None and (num_given == 0 or masks is None):
+        predictions = _prepended(first, predictions)
+    return predictions, statistics
+
+
+def check_num_given(model: VOSModel, num_given: int) -> None:
+    """Raises ValueError unless a clip can begin with so many frames whose masks are remembered."""
+    least, most = (0, 1) if model.traits.segments_first else (1, None)
+    if num_given < least or most is not None and num_given > most:
+        words = "0 or 1, for it segments its first frame, too" if most else "1 or more"
+        raise ValueError(
+            f"config.train.num_given: {type(model).__name__} takes {words}, found {num_given}"
+        )
 
 
 class _Frames(NamedTuple):
     """What is known of the frames of a clip before they are segmented, time first."""
 
+    index: jax.Array  # [T]
     features: Any
-    masks: jax.Array  # [T, B, N+1, H, W]
+    masks: jax.Array | None  # [T, B, N+1, H, W]
     new: jax.Array | None  # bool [T, B, N]
 
     def __len__(self) -> int:
-        return len(self.masks)
+        return len(self.index)
 
     def at(self, t: int) -> "_Frames":
         return jax.tree.map(lambda x: x[t], self)
@@ -143,77 +213,130 @@ class _Frames(NamedTuple):
         return jax.tree.map(lambda x: x[start:], self)
 
 
-def _encode_clip(model, variables, inputs, train, rngs):
-    """Features of all frames [B, T, ...] in one pass, time first, and what the pass updates."""
-    batch, frames = inputs.shape[:2]
-    features, updated = model.apply(
-        variables,
-        inputs.reshape(batch * frames, *inputs.shape[2:]),
-        train,
-        method=model.encode,
-        rngs=rngs,
-        mutable=["batch_stats"] if train else [],
-    )
+class _Calls:
+    """Calls of a model, which hand live statistics and random numbers on.
+
+    `variables` are those of all calls but for the statistics.
+    """
+
+    def __init__(self, model: VOSModel, variables: dict[str, Any], train: bool, rng: Any):
+        self.model, self.train = model, train
+        self._variables = {k: v for k, v in variables.items() if k != "batch_stats"}
+        self._keys = {}
+        if train:
+            self._keys = dict(zip(("dropout", "sample"), jax.random.split(rng), strict=True))
+
+    def __call__(
+        self, statistics: dict, method: Callable, *args: Any, frame: Any = None, **options: Any
+    ) -> tuple[Any, dict]:
+        """What a method gives, and the statistics after it; frame: its number, for random ones."""
+        variables = {**self._variables, "batch_stats": statistics}
+        if not self.train:
+            return self.model.apply(variables, *args, method=method, **options), statistics
+        keys = self._keys
+        if frame is not None:
+            keys = {name: jax.random.fold_in(key, frame) for name, key in keys.items()}
+        found, updated = self.model.apply(
+            variables, *args, method=method, rngs=keys, mutable=["batch_stats"], **options
+        )
+        return found, updated.get("batch_stats", statistics)
+
+
+def _encode_clip(calls, statistics, inputs, apart):
+    """Features of all frames [B, T, ...], time first, in one pass or in a pass for each."""
+    encode, (batch, frames) = calls.model.encode, inputs.shape[:2]
+    if apart:
+
+        def body(statistics, frame):
+            index, inputs = frame
+            found, statistics = calls(statistics, encode, inputs, calls.train, frame=index)
+            return statistics, found
+
+        clip = jnp.arange(frames), jnp.moveaxis(inputs, 1, 0)
+        statistics, features = jax.lax.scan(body, statistics, clip, unroll=frames <= UNROLLED)
+        return features, statistics
 
     def time_first(x):
         return jnp.moveaxis(x.reshape(batch, frames, *x.shape[1:]), 1, 0)
 
-    return jax.tree.map(time_first, features), updated
+    together = inputs.reshape(batch * frames, *inputs.shape[2:])
+    features, statistics = calls(statistics, encode, together, calls.train)
+    return jax.tree.map(time_first, features), statistics
 
 
-def _begin(model, variables, clip, valid, num_given, train, rngs):
-    """Memory of the frames that are shown with their masks, and what starting it updates."""
-    first = clip.at(0)
-    memory, updated = model.apply(
-        variables,
+def _begin(calls, statistics, clip, size, valid, num_given, teacher_forcing):
+    """Memory of the frames that are shown with their masks, and the first frame's prediction."""
+    first, model = clip.at(0), calls.model
+    forcing = None
+    if num_given == 0:
+        forcing = jnp.bool_(False) if teacher_forcing is None else teacher_forcing
+    (memory, prediction), statistics = calls(
+        statistics,
+        begin,
         first.features,
+        size,
         first.masks,
         valid if first.new is None else first.new,
         num_references=1 if first.new is None else len(clip),
-        train=train,
-        method=model.start,
-        rngs=rngs,
-        mutable=["batch_stats"] if train else [],
+        train=calls.train,
+        teacher_forcing=forcing,
     )
     for t in range(1, num_given):
         shown = clip.at(t)
-        memory = model.apply(
-            variables, memory, shown.features, None, shown.masks, method=model.memorize
+        masks = shown.masks
+        memory, statistics = calls(
+            statistics, model.memorize, memory, shown.features, None, masks, frame=t
         )
-    return memory, updated
+    return (memory, prediction), statistics
 
 
-def _scan(model, variables, memory, frames, teacher_forcing):
-    """Predictions and masks of all frames, by a loop that compiles once for any length."""
+def _scan(calls, statistics, memory, frames, size, teacher_forcing):
+    """Predictions of all frames, by a loop that compiles once for any length."""
 
-    def body(memory, frame):
-        return _walk_frame(model, variables, memory, frame, teacher_forcing)
+    def body(carry, frame):
+        memory, statistics = carry
+        (memory, prediction), statistics = _walk_frame(
+            calls, statistics, memory, frame, size, teacher_forcing
+        )
+        return (memory, statistics), prediction
 
-    return jax.lax.scan(body, memory, frames)[1]
+    (_, statistics), predictions = jax.lax.scan(body, (memory, statistics), frames)
+    return predictions, statistics
 
 
-def _unroll(model, variables, memory, frames, teacher_forcing):
+def _unroll(calls, statistics, memory, frames, size, teacher_forcing):
     """The same without a loop; the last frame is not remembered, since nothing comes after it."""
     seen = []
     for t in range(len(frames) - 1):
-        memory, found = _walk_frame(model, variables, memory, frames.at(t), teacher_forcing)
-        seen.append(found)
-    last = frames.at(len(frames) - 1)
-    _, *found = _call(model, variables, predict, memory, last)
-    return jax.tree.map(lambda *x: jnp.stack(x), *seen, tuple(found))
+        (memory, prediction), statistics = _walk_frame(
+            calls, statistics, memory, frames.at(t), size, teacher_forcing
+        )
+        seen.append(prediction)
+    if len(frames):
+        last = frames.at(len(frames) - 1)
+        (_, prediction), statistics = _call(calls, statistics, predict, memory, last, size)
+        seen.append(prediction)
+    return jax.tree.map(lambda *x: jnp.stack(x), *seen) if seen else None, statistics
 
 
-def _walk_frame(model, variables, memory, frame, teacher_forcing):
+def _walk_frame(calls, statistics, memory, frame, size, teacher_forcing):
     forced = {}
     if teacher_forcing is not None:
         forced = dict(true_masks=frame.masks, teacher_forcing=teacher_forcing)
-    memory, *found = _call(model, variables, advance, memory, frame, **forced)
-    return memory, tuple(found)
+    return _call(calls, statistics, advance, memory, frame, size, **forced)
 
 
-def _call(model, variables, method, memory, frame, **options):
+def _call(calls, statistics, method, memory, frame, size, **options):
     given_masks = None if frame.new is None else frame.masks
-    size = frame.masks.shape[-2:]
-    return model.apply(
-        variables, memory, frame.features, size, given_masks, frame.new, method=method, **options
+    given = (given_masks, frame.new, calls.train)
+    return calls(
+        statistics, method, memory, frame.features, size, *given, frame=frame.index, **options
     )
+
+
+def _prepended(first: Any, predictions: Any) -> Any:
+    """Predictions [T, B, ...] of a clip out of that of its first frame and those of the others."""
+    first = jax.tree.map(lambda x: x[None], first)
+    if predictions is None:
+        return first
+    return jax.tree.map(lambda *x: jnp.concatenate(x), first, predictions)

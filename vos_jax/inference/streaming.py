@@ -7,11 +7,12 @@
 
 Each kind of step is compiled once for a frame size and an object bucket (1, 2, 4, 8, ... slots) and
 shared by all segmenters of the same model. Objects may be added or corrected at any frame by
-handing over a mask.
+handing over a mask. A system that finds its objects itself takes frames alone, and some look at
+frames of the whole video beforehand: `observe`.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from vos_jax.data.clip import VOID, object_ids
-from vos_jax.inference.rollout import advance, paste
+from vos_jax.inference.rollout import advance, begin, paste
 from vos_jax.systems.base import VOSModel, one_hot
 
 
@@ -32,17 +33,27 @@ class VideoSegmenter:
         variables: its variables.
         slots: object slots to start with, when it is known how many objects will come; otherwise
             the slots grow with the objects, with one compilation for each doubling.
+        ids: ids that are known to come; they take the slots in this order, whenever they come.
+            Where the order of objects counts (RVOS), it is that of the ids in official results.
 
     Attributes:
-        ids: the ids of the objects met so far, in the order of their slots.
+        ids: the ids of the objects in the order of their slots: those known to come, then the
+            others in the order in which they were met; those of proposals are 1, 2, ...
     """
 
-    def __init__(self, model: VOSModel, variables: dict[str, Any], slots: int | None = None):
+    def __init__(
+        self,
+        model: VOSModel,
+        variables: dict[str, Any],
+        slots: int | None = None,
+        ids: Sequence[int] = (),
+    ):
         if model.mesh is not None:
             variables = jax.device_put(variables, NamedSharding(model.mesh, PartitionSpec()))
         self._model, self._variables = model, variables
-        self._start, self._step, self._probabilities = compiled(model)
+        self._start, self._step, self._probabilities, self._observe = compiled(model)
         self._fewest_slots = slots or 1
+        self._known_ids = [int(i) for i in ids]
         self.reset()
 
     def reset(self) -> None:
@@ -50,6 +61,41 @@ class VideoSegmenter:
         self.ids: list[int] = []
         self._memory, self._last, self._size = None, None, None
         self._slots, self._references = 0, 1
+        self._proposes = False
+
+    def observe(self, frames: Sequence[np.ndarray]) -> None:
+        """Look at frames of the video before its first step, as reference frames without masks.
+
+        frames: uint8 [H, W, 3] RGB of one size. Which of a video's frames a system asks for is said
+        by its `reference_frames`; evaluation and `segment` show it those.
+
+        Raises:
+            ValueError: no frame, another size, a video that has begun, or a system that takes its
+                references with masks.
+        """
+        if self._model.traits.guidance == "masks":
+            raise ValueError(
+                f"{self._name} learns its objects from given masks, not from frames alone: hand "
+                "the masks over with step(frame, labels)"
+            )
+        if self._memory is not None:
+            raise ValueError("the video has begun: observe comes before its first step; call reset")
+        if not len(frames):
+            raise ValueError("expected one or more frames to observe, found none")
+        frames = [self._checked_frame(frame) for frame in frames]
+        if sizes := {frame.shape[:2] for frame in frames} - {frames[0].shape[:2]}:
+            raise ValueError(
+                f"expected frames of one size, found {frames[0].shape[:2]} and {min(sizes)}"
+            )
+        self._propose(frames[0])
+        for frame in frames:
+            self._memory = self._observe(
+                self._variables,
+                self._memory,
+                self._prepare(frame),
+                np.ones((1, self._slots), bool),
+                num_references=len(frames),
+            )
 
     def step(self, frame: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
         """Segment the next frame.
@@ -57,21 +103,31 @@ class VideoSegmenter:
         Args:
             frame: uint8 [H, W, 3] RGB.
             labels: None, or a given mask as a label map [H, W] with ids 1..254 (0 background, 255
-                unknown). Needed at the first frame; later its objects are added, or corrected where
-                the id is known.
+                unknown). Needed at the first frame, unless the system finds objects itself; later
+                its objects are added, or corrected where the id is known.
 
         Returns:
             uint8 [H, W]: the id of each pixel, in the ids of the given masks. The first frame's
             mask comes back as given.
 
         Raises:
-            ValueError: no mask or an empty one at the first frame, or sizes that do not agree.
+            ValueError: no mask or an empty one at the first frame, sizes that do not agree, or a
+                mask for a system or a video that goes without.
         """
-        frame = self._checked_frame(frame)
+        frame, guidance = self._checked_frame(frame), self._model.traits.guidance
         if labels is None:
-            if self._memory is None:
+            if self._memory is not None:
+                return self._advance(frame, None, None)
+            if guidance == "masks":
                 raise ValueError("the first frame needs masks: a label map [H, W] with ids 1..254")
-            return self._advance(frame, None, None)
+            return self._begin_alone(frame)
+        if guidance == "none":
+            raise ValueError(f"{self._name} finds its objects itself and takes no masks")
+        if self._proposes:
+            raise ValueError(
+                "a mask cannot join a video that began without one: its ids are proposals; give "
+                "masks from the first frame on, or call reset"
+            )
         labels = self._checked_labels(frame, labels)
         given = object_ids(labels)
         if self._memory is None:
@@ -90,19 +146,39 @@ class VideoSegmenter:
         channels = np.asarray(self._probabilities(self._variables, *self._last, size=self._size)[0])
         return channels[: len(self.ids) + 1]
 
+    @property
+    def _name(self) -> str:
+        return type(getattr(self._model, "model", self._model)).__name__  # of views: the system's
+
     def _begin(self, frame: np.ndarray, labels: np.ndarray, given: list[int]) -> np.ndarray:
         if not given:
             raise ValueError(
                 "the first mask holds no object: expected an id in 1..254, found only 0 and 255"
             )
-        self.ids, self._size = given, frame.shape[:2]
-        self._slots = bucket(max(len(given), self._fewest_slots))
-        valid = _marked(given, given, self._slots)
-        self._memory = self._start(
-            self._variables, self._prepare(frame), self._to_slots(labels), valid, num_references=1
+        self.ids = self._known_ids + [i for i in given if i not in self._known_ids]
+        self._size = frame.shape[:2]
+        self._slots = bucket(max(len(self.ids), self._fewest_slots))
+        valid = _marked(self.ids, given, self._slots)
+        inputs, slot_labels = self._prepare(frame), self._to_slots(labels)
+        self._memory, *_ = self._start(
+            self._variables, inputs, slot_labels, valid, num_references=1, size=self._size
         )
         self._last = labels
         return labels.copy()
+
+    def _begin_alone(self, frame: np.ndarray) -> np.ndarray:
+        """The first frame of a video without given masks."""
+        self._propose(frame)
+        valid = np.ones((1, self._slots), bool)
+        self._memory, prediction, found = self._start(
+            self._variables, self._prepare(frame), None, valid, num_references=1, size=self._size
+        )
+        return self._answer(prediction, found, None)
+
+    def _propose(self, frame: np.ndarray) -> None:
+        """The proposals of the system are the objects."""
+        self._proposes, self._slots = True, self._model.traits.proposals
+        self.ids, self._size = list(range(1, self._slots + 1)), frame.shape[:2]
 
     def _advance(
         self, frame: np.ndarray, labels: np.ndarray | None, given: list[int] | None
@@ -114,6 +190,10 @@ class VideoSegmenter:
         self._memory, prediction, found, pasted = self._step(
             self._variables, self._memory, inputs, labels, new, size=self._size
         )
+        return self._answer(prediction, found, pasted)
+
+    def _answer(self, prediction: Any, found: jax.Array, pasted: Any) -> np.ndarray:
+        """Slots -> ids."""
         self._last = (prediction, pasted)
         return np.array([0, *self.ids], np.uint8)[np.asarray(found[0])]
 
@@ -122,8 +202,9 @@ class VideoSegmenter:
         self.ids = self.ids + [i for i in given if i not in self.ids]
         references, slots = self._references + 1, bucket(max(len(self.ids), self._slots))
         if slots > self._slots or bucket(references) > bucket(self._references):
-            shapes = jax.eval_shape(
-                functools.partial(self._start, num_references=bucket(references)),
+            room = dict(num_references=bucket(references), size=self._size)
+            shapes, *_ = jax.eval_shape(
+                functools.partial(self._start, **room),
                 self._variables,
                 inputs,
                 jax.ShapeDtypeStruct((1, *self._size), np.uint8),
@@ -180,34 +261,47 @@ def bucket(count: int) -> int:
 # By the module's fields, which must therefore be hashable (`systems.build` makes lists tuples): two
 # segmenters of equal models share their compiled programs.
 @functools.lru_cache(maxsize=32)
-def compiled(model: VOSModel) -> tuple[Callable, Callable, Callable]:
-    """The jitted functions of a model: start, step, probabilities."""
+def compiled(model: VOSModel) -> tuple[Callable, Callable, Callable, Callable]:
+    """The jitted functions of a model: start, step, probabilities, observe."""
 
-    @functools.partial(jax.jit, static_argnames="num_references")
-    def start(variables, inputs, labels, valid, *, num_references):
-        features = model.apply(variables, inputs, method=model.encode)
-        masks = one_hot(labels, valid.shape[1])
-        return model.apply(variables, features, masks, valid, num_references, method=model.start)
+    def encode(variables, inputs):
+        return model.apply(variables, inputs, method=model.encode)
+
+    @functools.partial(jax.jit, static_argnames=("num_references", "size"))
+    def start(variables, inputs, labels, valid, *, num_references, size):
+        masks = None if labels is None else one_hot(labels, valid.shape[1])
+        first = (encode(variables, inputs), size, masks, valid, num_references)
+        memory, prediction = model.apply(variables, *first, method=begin)
+        if prediction is None:
+            return memory, None, None
+        found = model.apply(variables, prediction, size, method=model.labels)
+        return memory, prediction, found
 
     @functools.partial(jax.jit, static_argnames="size", donate_argnums=1)
     def step(variables, memory, inputs, labels, new, *, size):
-        features = model.apply(variables, inputs, method=model.encode)
         given_masks = None if labels is None else one_hot(labels, new.shape[1])
-        memory, prediction, masks = model.apply(
-            variables, memory, features, size, given_masks, new, method=advance
-        )
+        frame = (memory, encode(variables, inputs), size, given_masks, new)
+        memory, prediction = model.apply(variables, *frame, method=advance)
+        found = model.apply(variables, prediction, size, method=model.labels)
         if given_masks is None or not model.traits.pastes:
-            found = model.apply(variables, prediction, size, method=model.labels)
             return memory, prediction, found, None
-        found = jnp.argmax(masks, axis=1).astype(jnp.uint8)
-        return memory, prediction, found, (given_masks, new)
+        pasted = (given_masks[:, 1:] * new[:, :, None, None]).any(axis=1)
+        return memory, prediction, jnp.where(pasted, labels, found), (given_masks, new)
 
     @functools.partial(jax.jit, static_argnames="size")
     def probabilities(variables, prediction, pasted, *, size):
         masks = model.apply(variables, prediction, size, method=model.probabilities)
         return masks if pasted is None else paste(masks, *pasted)
 
-    return start, step, probabilities
+    @functools.partial(jax.jit, static_argnames="num_references", donate_argnums=1)
+    def observe(variables, memory, inputs, valid, *, num_references):
+        features = encode(variables, inputs)
+        if memory is None:
+            first = (features, None, valid, num_references)
+            return model.apply(variables, *first, method=model.start)
+        return model.apply(variables, memory, features, None, None, method=model.memorize)
+
+    return start, step, probabilities, observe
 
 
 def _marked(ids: list[int], marked: list[int], slots: int) -> np.ndarray:

@@ -1,8 +1,9 @@
-"""Two floors that a segmentation model must clear: copying masks and RGB nearest neighbour.
+"""Floors that a segmentation model must clear: copying masks and RGB nearest neighbour.
 
-Both work frame by frame with the interface of the streaming segmenter, `step(frame, labels)`, so
+They work frame by frame with the interface of the streaming segmenter, `step(frame, labels)`, so
 that a comparison hands the same frames and given labels to them as to a model. Nothing is learned
-and everything is exact, which makes them a measure of how hard a set of clips is.
+and everything is exact, which makes them a measure of how hard a set of clips is. For a model that
+finds its objects without masks the floors are one label everywhere: nothing, or the whole frame.
 """
 
 import numpy as np
@@ -26,6 +27,17 @@ class CopyMask:
         if labels is not None:
             self._labels = paste(self._labels, labels)
         return self._labels.copy()
+
+
+class Constant:
+    """Every pixel of every frame has one label."""
+
+    def __init__(self, label: int) -> None:
+        self._label = label
+
+    def step(self, frame: np.ndarray) -> np.ndarray:
+        """Label map uint8 [H, W] of a frame [H, W, 3]."""
+        return np.full(frame.shape[:2], self._label, np.uint8)
 
 
 class NearestColour:

@@ -1,11 +1,11 @@
 """What every video object segmentation system implements and declares.
 
 A system is a Linen module made of pure functions with static shapes: frames become *features*,
-given masks become a *memory* of fixed capacity, features and memory become a *prediction*, and the
-prediction is memorised for the next frame. Training, evaluation and streaming are all built from
-these functions (see vos_jax.inference), so a system that implements them can be trained, evaluated
-and run on a user's video without further code. Its entry in SYSTEMS (systems/table.py) adds what is
-needed to import, test and measure it.
+given masks (or the first frames alone) become a *memory* of fixed capacity, features and memory
+become a *prediction*, and what the prediction says is memorised for the next frame. Training,
+evaluation and streaming are all built from these functions (see vos_jax.inference), so a system
+that implements them can be trained, evaluated and run on a user's video without further code. Its
+entry in SYSTEMS (systems/table.py) adds what is needed to import, test and measure it.
 
 Glossary: B videos, T frames, N object slots (real objects padded to a bucket), N+1 channels with
 background first, H W the size of the original frame. *Labels* are integer maps [B, H, W]: 0
@@ -34,17 +34,26 @@ class Traits:
     """What a system declares about the way it is to be run.
 
     Attributes:
+        guidance: masks must be given ("masks"), may be ("either"), or are not looked at ("none").
+        proposals: object slots of a video without given masks; their ids are 1..proposals.
+        segments_first: whether the first frame is segmented, too, with the memory that `start` made
+            of it; otherwise its masks are the answer.
         introduces: a new object enters the memory "before" or "after" its first frame has been
             segmented.
-        pastes: whether the mask given for an object overwrites the prediction of that frame.
+        pastes: whether the mask given for an object overwrites the result of that frame.
+        remembers_given: whether it also overwrites what the system feeds back to itself there.
         soft_feedback: whether the system feeds its probabilities back to itself, or hard masks.
         backbone_scopes: where the variables of its backbones lie, for `config.init.backbone`.
         copied_scopes: pairs (source, target) of modules of which the second begins as a copy of the
             first, where they agree.
     """
 
+    guidance: str = "masks"
+    proposals: int = 0
+    segments_first: bool = False
     introduces: str = "after"
     pastes: bool = True
+    remembers_given: bool = True
     soft_feedback: bool = False
     backbone_scopes: tuple[Scope, ...] = (("backbone",),)
     copied_scopes: tuple[tuple[str, str], ...] = ()
@@ -73,6 +82,10 @@ class VOSModel(nn.Module):
         """One frame, uint8 [H, W, 3] RGB, as `encode` wants it (on the host: resize, pad, BGR)."""
         return frame
 
+    def reference_frames(self, length: int, seed: int) -> tuple[int, ...]:
+        """Frames of a video of `length` that are to be observed before the first one; none."""
+        return ()
+
     def encode(self, inputs: Any, train: bool = False) -> Any:
         """Features of prepared frames [B, h, w, 3]; one pass per frame, shared by all objects."""
         raise TypeError(f"{type(self).__name__} lacks encode")
@@ -85,15 +98,23 @@ class VOSModel(nn.Module):
         num_references: int = 1,
         train: bool = False,
     ) -> Any:
-        """Memory after the first frame, with room for so many frames with given masks."""
+        """Memory after the first frame.
+
+        masks: given ones, or None; always None where `Traits.guidance` is "none". num_references:
+        how many frames with given masks, or observed frames, it must have room for.
+        """
         raise TypeError(f"{type(self).__name__} lacks start")
 
-    def segment(self, memory: Any, features: Any) -> Any:
+    def segment(self, memory: Any, features: Any, train: bool = False) -> Any:
         """Prediction for a frame, in the system's own form (logits, odds, sigmoids)."""
         raise TypeError(f"{type(self).__name__} lacks segment")
 
-    def memorize(self, memory: Any, features: Any, prediction: Any, masks: jax.Array) -> Any:
-        """Memory once the frame is done; `masks` stand for it and `prediction` may be None."""
+    def memorize(self, memory: Any, features: Any, prediction: Any, masks: Any) -> Any:
+        """Memory once the frame is done.
+
+        masks: what stands for the frame, in the form of `feedback`. prediction: None for a frame
+        that was not segmented; then masks is None, too, where the frame was only observed.
+        """
         raise TypeError(f"{type(self).__name__} lacks memorize")
 
     def introduce(self, memory: Any, features: Any, masks: jax.Array, new: jax.Array) -> Any:
@@ -108,28 +129,43 @@ class VOSModel(nn.Module):
         """Slot labels uint8 [B, H, W], 0 background; ties go to the lowest slot."""
         return jnp.argmax(self.probabilities(prediction, size), axis=1).astype(jnp.uint8)
 
-    def feedback(self, prediction: Any, size: tuple[int, int]) -> jax.Array:
-        """Masks [B, N+1, H, W] that the system feeds back to itself, see `Traits`."""
+    def feedback(self, prediction: Any, size: tuple[int, int]) -> Any:
+        """What the system feeds back to itself: masks [B, N+1, H, W], see `Traits`.
+
+        A system may feed back another form, such as coarse maps at its own size, and then has a
+        `fit_masks`. `Traits.remembers_given` needs the usual form.
+        """
         if self.traits.soft_feedback:
             return self.probabilities(prediction, size)
         slots = jax.eval_shape(lambda p: self.probabilities(p, size), prediction).shape[1]
         return one_hot(self.labels(prediction, size), slots - 1)
 
+    def fit_masks(self, masks: jax.Array, features: Any) -> Any:
+        """Given or true masks [B, N+1, H, W] of a frame in the form of `feedback`."""
+        return masks
+
     def losses(
-        self,
-        predictions: Any,
-        labels: jax.Array,
-        valid: jax.Array,
-        step: jax.Array,
-        **settings: Any,
+        self, predictions: Any, batch: Mapping[str, jax.Array], step: jax.Array, **settings: Any
     ) -> jax.Array:
-        """Loss of each video [B]; predictions [T, B, ...] of the frames of labels [B, T, H, W]."""
+        """Loss of each video [B], whose mean over the batch is minimised.
+
+        predictions: [P, B, ...] of the last P frames of the clips. batch: labels [B, T, H, W] of
+        all frames (see `of_predicted`), valid [B, N] and whatever else the examples hold. Where a
+        mean is over all objects of a batch and not over videos, losses are scaled to that.
+        """
         raise TypeError(f"{type(self).__name__} lacks losses")
 
     def __call__(self, inputs: jax.Array, masks: jax.Array, valid: jax.Array) -> Any:
         """Segment the second of two frames [2, B, h, w, 3]; meets every parameter, for `init`."""
-        memory = self.start(self.encode(inputs[0]), masks, valid)
+        shown = None if self.traits.guidance == "none" else masks
+        memory = self.start(self.encode(inputs[0]), shown, valid)
         return self.segment(memory, self.encode(inputs[1]))
+
+
+def of_predicted(labels: jax.Array, predictions: Any) -> jax.Array:
+    """The labels [P, B, H, W] of the frames that predictions [P, B, ...] are of: a clip's last."""
+    count = jax.tree.leaves(predictions)[0].shape[0]
+    return jnp.swapaxes(labels[:, labels.shape[1] - count :], 0, 1)
 
 
 def one_hot(labels: jax.Array, slots: int) -> jax.Array:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import difflib
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +12,6 @@ from flax import traverse_util
 
 from vos_jax.systems.base import VOSModel, one_hot
 from vos_jax.systems.table import SYSTEMS
-from vos_jax.systems.views import Views
 
 
 def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
@@ -40,7 +37,7 @@ def build_model(section: Mapping[str, Any], **overrides: Any) -> VOSModel:
             raise ValueError(
                 f"config.model.{field}: {name} has no such field; did you mean {near}?"
             )
-    return module(**{field: _hashable(value) for field, value in fields.items()})
+    return module(**{field: as_tuples(value) for field, value in fields.items()})
 
 
 def model_fields(module: type[VOSModel]) -> dict[str, Any]:
@@ -49,37 +46,9 @@ def model_fields(module: type[VOSModel]) -> dict[str, Any]:
     return {field.name: field.default for field in own}
 
 
-def _hashable(value: Any) -> Any:
-    """Lists, which JSON makes of tuples, as tuples again, also those inside."""
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
-
-
-def build_inference_model(config: Mapping[str, Any]) -> VOSModel:
-    """The module of config["model"] as config["inference"] runs it.
-
-    Of the inference section `slots` is for the segmenter, scales and flip choose the views that are
-    averaged (systems.views); every other field replaces one of the module's that leaves the
-    variables as they are, such as the bounds of a memory.
-
-    Raises ValueError where a field is wrong.
-    """
-    fields = dict(config.get("inference", {}))
-    fields.pop("slots", None)
-    scales, flip = _hashable(fields.pop("scales", (1.0,))), fields.pop("flip", False)
-    if not _are_scales(scales):
-        raise ValueError(
-            "config.inference.scales: expected one or more positive numbers such as (1.0, 1.3), "
-            f"found {scales!r}"
-        )
-    model = build_model(config["model"], **fields)
-    return Views(model, scales, flip) if flip or scales != (1.0,) else model
-
-
-def _are_scales(scales: Any) -> bool:
-    def positive(x):
-        return isinstance(x, numbers.Real) and not isinstance(x, bool) and 0 < x < math.inf
-
-    return isinstance(scales, tuple) and bool(scales) and all(map(positive, scales))
+def as_tuples(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples again, also those inside: modules are hashed."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def init_variables(model: VOSModel, rng: jax.Array) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class Propagation(LabelLogitsModel):
         )
         return _with_reference(empty, features, labels)
 
-    def segment(self, memory: Memory, features: jax.Array) -> Prediction:
+    def segment(self, memory: Memory, features: jax.Array, train: bool = False) -> Prediction:
         """Minus the squared distance to the nearest pixel of each label."""
         num_labels = memory.present.shape[1]
         pixels = (memory.reference, memory.reference_labels)

@@ -60,10 +60,14 @@ class Views(VOSModel):
         """Features of prepared frames [B, S, h, w, 3]."""
         return self._each("encode", [x.reshape(-1, *x.shape[2:]) for x in inputs])
 
+    def reference_frames(self, length: int, seed: int) -> tuple[int, ...]:
+        """Those of the system."""
+        return self.model.reference_frames(length, seed)
+
     def start(
         self,
         features: tuple,
-        masks: jax.Array,
+        masks: jax.Array | None,
         valid: jax.Array,
         num_references: int = 1,
         train: bool = False,
@@ -73,16 +77,19 @@ class Views(VOSModel):
         shared = dict(masks=masks, valid=valid, num_references=num_references)
         return self._each("start", features, **shared)
 
-    def segment(self, memory: tuple, features: tuple) -> tuple:
+    def segment(self, memory: tuple, features: tuple, train: bool = False) -> tuple:
         """Prediction at each scale."""
         return self._each("segment", memory, features)
 
     def memorize(
-        self, memory: tuple, features: tuple, prediction: tuple | None, masks: jax.Array
+        self, memory: tuple, features: tuple, prediction: tuple | None, masks: jax.Array | None
     ) -> tuple:
-        """All views remember the frame with these masks."""
-        prediction = [None] * len(memory) if prediction is None else prediction
-        return self._each("memorize", memory, features, prediction, masks=self._sides(masks))
+        """All views remember the frame with these masks, each in its own form."""
+        nothing = [None] * len(memory)
+        fitted = nothing
+        if masks is not None:
+            fitted = self._each("fit_masks", [self._sides(masks)] * len(memory), features)
+        return self._each("memorize", memory, features, prediction or nothing, fitted)
 
     def introduce(self, memory: tuple, features: tuple, masks: jax.Array, new: jax.Array) -> tuple:
         """The objects in `new` enter the memory of every view."""
@@ -90,7 +97,10 @@ class Views(VOSModel):
         return self._each("introduce", memory, features, masks=masks, new=new)
 
     def probabilities(self, prediction: tuple, size: tuple[int, int]) -> jax.Array:
-        """Mean of the views, [B, N+1, H, W]."""
+        """Mean of the views, [B, N+1, H, W].
+
+        Labels are its largest channel, also of a system whose own labels are something else.
+        """
         found = self._each("probabilities", prediction, size=size)
         mean = sum(found) / len(found)
         if not self.flip:
@@ -104,8 +114,10 @@ class Views(VOSModel):
             for system, *values in zip(self.systems, *entries, strict=True)
         )
 
-    def _sides(self, masks: jax.Array) -> jax.Array:
+    def _sides(self, masks: jax.Array | None) -> jax.Array | None:
         """[B, N+1, H, W] -> [B * S, N+1, H, W]: each followed by its mirror image."""
+        if masks is None:
+            return None
         sides = [masks, masks[..., ::-1]] if self.flip else [masks]
         return jnp.stack(sides, axis=1).reshape(-1, *masks.shape[1:])
 

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from vos_jax.inference.rollout import rollout
-from vos_jax.systems.base import VOSModel, one_hot
+from vos_jax.inference.rollout import check_num_given, rollout
+from vos_jax.systems.base import VOSModel, of_predicted, one_hot
 
 
 def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str, Any]) -> Callable:
@@ -16,16 +17,20 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
         model: the system, in its training form.
         train: config.train; `num_given` leading frames are shown with their masks, and in the first
             `teacher_forcing_steps` steps the later ones are remembered with their true masks, too,
-            instead of the prediction (0: never).
+            instead of the prediction (0: never). `frames_apart`: see `rollout`.
         loss: config.loss; `scale` multiplies the loss, everything else goes to the system's
             `losses`.
+
+    Raises:
+        ValueError: a `num_given` that the system cannot do.
     """
     settings, forced_steps = dict(loss), train["teacher_forcing_steps"]
     scale, num_given = settings.pop("scale", 1.0), train["num_given"]
+    check_num_given(model, num_given)
 
     def objective(variables, batch, step, rng):
         labels, valid = batch["labels"], batch["valid"]
-        predictions, masks, batch_stats = rollout(
+        predictions, batch_stats = rollout(
             model,
             variables,
             batch["frames"],
@@ -34,11 +39,12 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
             num_given=num_given,
             teacher_forcing=step < forced_steps if forced_steps else None,
             train=True,
+            frames_apart=train["frames_apart"],
             rng=rng,
         )
-        seen = labels[:, num_given:]
-        losses = scale * model.losses(predictions, seen, valid, step, **settings)
-        right = jnp.argmax(masks, axis=2) == jnp.swapaxes(seen, 0, 1)
-        return losses, batch_stats, {"pixel_accuracy": right.astype(jnp.float32).mean()}
+        losses = scale * model.losses(predictions, batch, step, **settings)
+        size, seen = labels.shape[2:], of_predicted(labels, predictions)
+        found = jax.vmap(lambda prediction: model.labels(prediction, size))(predictions)
+        return losses, batch_stats, {"pixel_accuracy": (found == seen).astype(jnp.float32).mean()}
 
     return objective

@@ -231,7 +231,7 @@ def test_loss_equals_the_release_and_void_pixels_count_as_right():
     model = CFBI()
     for step, expected in case["loss_table"]:
         prediction = Prediction(logits, present)
-        found = model.losses(prediction, labels, None, jnp.int32(step))
+        found = model.losses(prediction, {"labels": labels}, jnp.int32(step))
         np.testing.assert_allclose(found, [expected], rtol=1e-5)
 
 
@@ -243,7 +243,9 @@ def test_training_losses_and_gradients_match_the_release(system):
     case = load_npz(system, "train")
     variables = official_variables(system)
     model = SYSTEMS[system](dropout=0.0)  # as the fixture was made
-    objective = make_objective(model, {"num_given": 2, "teacher_forcing_steps": 1}, {})
+    objective = make_objective(
+        model, {"num_given": 2, "teacher_forcing_steps": 1, "frames_apart": False}, {}
+    )
     batch = {
         "frames": np.moveaxis(case["frames"], 0, 1)[..., ::-1],
         "labels": np.moveaxis(case["labels"], 0, 1),

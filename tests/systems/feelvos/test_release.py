@@ -187,7 +187,9 @@ def _training_step(variables, case):
     """Jitted (params, step) -> gradients of the summed losses, losses."""
     # dropout off and statistics frozen, as the fixture was made
     model = FEELVOS(output_stride=16, dropout=0.0)
-    objective = make_objective(model, {"num_given": 2, "teacher_forcing_steps": 1}, {})
+    objective = make_objective(
+        model, {"num_given": 2, "teacher_forcing_steps": 1, "frames_apart": False}, {}
+    )
     batch = {
         "frames": case["frames"].reshape(2, 3, *case["frames"].shape[1:]),
         "labels": case["masks"].reshape(2, 3, *case["masks"].shape[1:]),

@@ -56,9 +56,8 @@ class Tracker:
 
     def _advance(self, memory, features):
         model = self.model
-        after, prediction, believed = model.apply(
-            self.variables, memory, features, SIZE, method=advance
-        )
+        after, prediction = model.apply(self.variables, memory, features, SIZE, method=advance)
+        believed = model.apply({}, prediction, SIZE, method=model.feedback)
         cues = model.apply({}, memory, features, method=model._cue_maps)
         return after, prediction.logits, believed, cues
 

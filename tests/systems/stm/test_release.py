@@ -93,9 +93,8 @@ def _instrumented(model):
     def step(variables, memory, frame):
         features, inner = captured(variables, frame, method=model.encode)
         r4 = inner["query_encoder/backbone/__call__"][2]
-        (memory, prediction, masks), inner = captured(
-            variables, memory, features, SIZE, method=advance
-        )
+        (memory, prediction), inner = captured(variables, memory, features, SIZE, method=advance)
+        masks = model.probabilities(prediction, SIZE)
         arrays = {
             "q_r4": r4, "q_r3": features.r3, "q_r2": features.r2,
             "q_key": features.key, "q_val": features.value,
@@ -197,7 +196,9 @@ def _training_step(detach):
     """The total loss, and the stored gradients under the fixture's names, whole."""
     case, variables = load_npz("stm", "case_c"), _official_variables("seed_c")
     model = STM(length=3, detach=detach)
-    objective = make_objective(model, {"num_given": 1, "teacher_forcing_steps": 0}, {})
+    objective = make_objective(
+        model, {"num_given": 1, "teacher_forcing_steps": 0, "frames_apart": False}, {}
+    )
     batch = {"frames": case["frames"][None], "labels": case["masks"][None]}
     batch["valid"] = np.ones((1, 2), bool)
     flat = traverse_util.flatten_dict(variables["params"], sep="/")

@@ -26,6 +26,8 @@ Glossary: B videos, N objects, L = N + 1 labels, hs ws the grid at stride s, C e
 P reference pixels, n windows.
 """
 
+from collections.abc import Mapping
+
 import cv2
 import flax.linen as nn
 import jax
@@ -46,7 +48,7 @@ from vos_jax.ops.losses import EXCLUDED, bootstrapped_cross_entropy
 from vos_jax.ops.matching import global_matching, normalise_distance
 from vos_jax.ops.multi_local import multi_local_matching
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
-from vos_jax.systems.base import Traits
+from vos_jax.systems.base import Traits, of_predicted
 from vos_jax.systems.cfbi.ensembler import Ensembler
 from vos_jax.systems.cfbi.frames import (
     Features,
@@ -191,7 +193,7 @@ class CFBI(LabelLogitsModel):
             previous_labels=labels,
         )
 
-    def segment(self, memory: Memory, features: Features) -> Prediction:
+    def segment(self, memory: Memory, features: Features, train: bool = False) -> Prediction:
         """Logits of the current frame."""
         inputs = []
         for scale, current in enumerate(features.embeddings):
@@ -337,8 +339,7 @@ class CFBI(LabelLogitsModel):
     def losses(
         self,
         predictions: Prediction,
-        labels: jax.Array,
-        valid: jax.Array,
+        batch: Mapping[str, jax.Array],
         step: jax.Array,
         fraction: float = 0.15,
         mining_steps: int = 50_000,
@@ -363,7 +364,8 @@ class CFBI(LabelLogitsModel):
                 valid=prediction.present,
             )
 
-        return jax.vmap(frame_losses)(predictions, jnp.swapaxes(labels, 0, 1)).mean(axis=0)
+        labels = of_predicted(batch["labels"], predictions)
+        return jax.vmap(frame_losses)(predictions, labels).mean(axis=0)
 
 
 class CFBIPlus(CFBI):

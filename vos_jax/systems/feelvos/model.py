@@ -19,6 +19,7 @@ given".
 Glossary: h w the stride-4 grid, C embedding channels, L = N + 1 labels, P reference pixels.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +38,7 @@ from vos_jax.ops.matching import (
     sample_references,
 )
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
-from vos_jax.systems.base import Traits
+from vos_jax.systems.base import Traits, of_predicted
 from vos_jax.systems.frame_size import resize_frame, scaled_size
 from vos_jax.systems.label_logits import LabelLogitsModel, Prediction
 
@@ -178,7 +179,7 @@ class FEELVOS(LabelLogitsModel):
             previous_masks=masks,
         )
 
-    def segment(self, memory: Memory, features: Features) -> Prediction:
+    def segment(self, memory: Memory, features: Features, train: bool = False) -> Prediction:
         """Logits of the current frame; the cues come in the order of the released weights."""
         return Prediction(
             self.head(features.shared, self._cue_maps(memory, features)), memory.present
@@ -240,8 +241,7 @@ class FEELVOS(LabelLogitsModel):
     def losses(
         self,
         predictions: Prediction,
-        labels: jax.Array,
-        valid: jax.Array,
+        batch: Mapping[str, jax.Array],
         step: jax.Array,
         fraction: float = 0.15,
         mining_steps: int = 100_000,
@@ -254,7 +254,8 @@ class FEELVOS(LabelLogitsModel):
                 logits, labels, step, fraction, mining_steps, valid=prediction.present
             )
 
-        return jax.vmap(frame_losses)(predictions, jnp.swapaxes(labels, 0, 1)).mean(axis=0)
+        labels = of_predicted(batch["labels"], predictions)
+        return jax.vmap(frame_losses)(predictions, labels).mean(axis=0)
 
     def _at_stride_4(
         self, features: Features, masks: jax.Array, objects: jax.Array

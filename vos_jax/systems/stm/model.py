@@ -20,6 +20,7 @@ Glossary: B videos, N objects, H W frame size, h w the stride-16 grid of the pad
 """
 
 import math
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from jax.sharding import AxisType, Mesh
 
 from vos_jax.nn.images import imagenet_normalise
 from vos_jax.ops.memory_read import memory_read, read_products
-from vos_jax.systems.base import Traits, VOSModel
+from vos_jax.systems.base import Traits, VOSModel, of_predicted
 from vos_jax.systems.frame_size import resize_frame, scaled_size
 from vos_jax.systems.stm import memory_bank
 from vos_jax.systems.stm.memory_bank import MemoryBank, Rule
@@ -184,7 +185,7 @@ class STM(VOSModel):
         bank = memory_bank.write(bank, keys, values, valid, self.rule)
         return self._memory(memory_bank.give(bank, valid, self.rule), valid)
 
-    def segment(self, memory: Memory, features: Features) -> Prediction:
+    def segment(self, memory: Memory, features: Features, train: bool = False) -> Prediction:
         """Logits of the current frame."""
         read = self.read(memory, features)
         logits = self.decoder(read, features.value, features.r3, features.r2)
@@ -234,7 +235,7 @@ class STM(VOSModel):
         return jax.image.resize(probabilities, (*probabilities.shape[:2], *size), "bilinear")
 
     def losses(
-        self, predictions: Prediction, labels: jax.Array, valid: jax.Array, step: jax.Array
+        self, predictions: Prediction, batch: Mapping[str, jax.Array], step: jax.Array
     ) -> jax.Array:
         """Cross-entropy of each video [B], mean over pixels, summed over the frames.
 
@@ -250,7 +251,8 @@ class STM(VOSModel):
             loss = -jnp.where(target, log, 0.0).sum(axis=1)
             return loss.sum(axis=(1, 2)) / jnp.maximum(known.sum(axis=(1, 2)), 1)
 
-        return jax.vmap(frame_losses)(predictions, jnp.swapaxes(labels, 0, 1)).sum(axis=0)
+        labels = of_predicted(batch["labels"], predictions)
+        return jax.vmap(frame_losses)(predictions, labels).sum(axis=0)
 
     def _encode_masks(self, features: Features, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values [B, N, h * w, C] of a frame with masks [B, N+1, H, W]."""
