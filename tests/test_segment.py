@@ -1,3 +1,6 @@
+import os
+from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -10,7 +13,7 @@ from PIL import Image
 from tests.data.image_bytes import encoded
 from tests.data.trees import write_video
 from vos_jax import segment as command
-from vos_jax.data import masks
+from vos_jax.data import given_masks, masks
 from vos_jax.data.frames import FrameSource, open_frames
 from vos_jax.data.given_masks import GivenMasks
 from vos_jax.data.image_file import upright
@@ -137,6 +140,30 @@ def test_everything_asked_for_is_written(video, run, capsys):
         assert stored["probabilities"].shape == (3, *SIZE)
     assert (video / "o.gif").stat().st_size > 0
     assert "objects [3, 7]" in capsys.readouterr().out
+
+
+def test_a_folder_is_listed_once_and_every_file_decoded_once(video, run, monkeypatch):
+    write_mask(video / "masks/f2.png", mask(7))
+    write_mask(video / "masks/f10.png", mask(3))
+    seen = Counter()
+
+    def counted(module, name):
+        function = getattr(module, name)
+
+        def call(place, *arguments, **options):
+            seen[f"{name} {Path(str(place)).name}"] += 1
+            return function(place, *arguments, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(given_masks, "read_mask")
+    counted(cv2, "imdecode")
+    counted(os, "listdir")
+    run(f"--maps={video}/maps")
+    decoded = [count for name, count in seen.items() if name.startswith("imdecode")]
+    assert sum(decoded) == 4
+    assert (seen["read_mask f2.png"], seen["read_mask f10.png"]) == (1, 1)
+    assert (seen["listdir frames"], seen["listdir masks"]) == (1, 1)
 
 
 def test_masks_are_written_as_they_come(video, run, monkeypatch):
