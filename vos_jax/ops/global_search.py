@@ -18,8 +18,11 @@ from vos_jax.ops.nearest import (
     winner_gradient,
 )
 
-CPU_QUERIES = 2560  # queries of one product: [512, 2560] float32 stays in the L2/L3 cache
-DEVICE_QUERIES = 32768  # an accelerator wants large products: 64 MiB
+# Queries of one product. On CPU those of the whole batch: [512, 2560] float32 stays in the L2/L3
+# cache. An accelerator wants large products, 64 MiB a row, and rows may lie on many devices: a
+# bound on the batch would make the loop longer the more devices there are.
+CPU_QUERIES = 2560
+DEVICE_QUERIES_PER_ROW = 32768
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
@@ -66,8 +69,8 @@ def _global_search(query, reference, labels, count, num_labels, k, block, precis
         norms,
         owner,
         used,
-        cpu=partial(search, chunk=CPU_QUERIES),
-        default=partial(search, chunk=DEVICE_QUERIES),
+        cpu=partial(search, chunk=max(CPU_QUERIES // len(query), 1)),
+        default=partial(search, chunk=DEVICE_QUERIES_PER_ROW),
     )
     distances = jnp.where(nearest[:, :, 0] < ABSENT / 2, _mean_of_nearest(nearest), ABSENT)
     if not winners:
@@ -105,9 +108,12 @@ def _label_blocks(labels, num_labels, block):
 
 
 def _search_blocks(query, blocks, norms, owner, used, num_labels, k, chunk, precision, winners):
-    """The k smallest distances of each label, [B, L, k, Q] ascending, and their slots."""
+    """The k smallest distances of each label, [B, L, k, Q] ascending, and their slots.
+
+    chunk: at most so many queries of each row at a time.
+    """
     batch, queries, channels = query.shape
-    steps = -(-queries // max(chunk // batch, 1))
+    steps = -(-queries // chunk)
     size = -(-queries // steps)
     query = jnp.pad(query, ((0, 0), (0, steps * size - queries), (0, 0)))
     chunks = jnp.moveaxis(query.reshape(batch, steps, size, channels), 1, 0)
