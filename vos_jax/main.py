@@ -88,7 +88,10 @@ def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, A
 def run_evaluation(
     config: ConfigDict | None, checkpoint: str, out_dir: str, overwrite: bool = False
 ) -> dict[str, float]:
-    """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given)."""
+    """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given).
+
+    Of several processes the first one evaluates, and all get its scores.
+    """
     variables, config = load_variables(checkpoint, config)
     missing = [name for name in ("data", "eval", "inference", "init") if name not in config]
     if missing:
@@ -96,7 +99,17 @@ def run_evaluation(
             f"{checkpoint} has no whole config (only {', '.join(config)}; missing: "
             f"{', '.join(missing)}); give --config FILE[:PRESET]"
         )
-    return Evaluation(config).run(variables, out_dir, overwrite=overwrite).metrics[MODEL]
+    return _on_first_process(Evaluation(config), variables, out_dir, overwrite=overwrite)
+
+
+def _on_first_process(
+    evaluation: Evaluation, variables: dict[str, Any], out_dir: str | epath.Path, **options: Any
+) -> dict[str, float]:
+    """The scores of the model, on every process; see `Evaluation.run`."""
+    scores = dict.fromkeys(evaluation.protocol.metric_names, 0.0)
+    if jax.process_index() == 0:
+        scores = evaluation.run(variables, out_dir, **options).metrics[MODEL]
+    return broadcast(scores)
 
 
 def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:
@@ -108,14 +121,9 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
     evaluation.check_metric()
 
     def score(variables, step):
-        variables = fetch(variables)
-        scores = dict.fromkeys(evaluation.protocol.metric_names, 0.0)
-        if jax.process_index() == 0:
-            out_dir = epath.Path(workdir) / "results" / f"step_{step}"
-            final = step == config.train.steps
-            results = evaluation.run(variables, out_dir, write_masks=final, overwrite=True)
-            scores = results.metrics[MODEL]
-        return broadcast(scores)
+        out_dir = epath.Path(workdir) / "results" / f"step_{step}"
+        options = dict(write_masks=step == config.train.steps, overwrite=True)
+        return _on_first_process(evaluation, fetch(variables), out_dir, **options)
 
     return score
 

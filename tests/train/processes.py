@@ -1,10 +1,11 @@
 """One of two processes that train together; test_processes starts both.
 
 Arguments: process number, port of the coordinator, workdir, case.
-Cases: "stop" (process 1 alone gets SIGINT while it fetches batch 2) and "nan" (example 13, in
-batch 3 and a row of process 0, is not finite).
+Cases: "stop" (process 1 alone gets SIGINT while it fetches batch 2), "nan" (example 13, in batch 3
+and a row of process 0, is not finite) and "eval" (the weights in the workdir are scored).
 """
 
+import json
 import os
 import signal
 import sys
@@ -17,6 +18,13 @@ def main(process: int, port: str, workdir: str, case: str) -> None:
     jax.distributed.initialize(
         f"localhost:{port}", num_processes=2, process_id=process, initialization_timeout=1200
     )
+    if case == "eval":
+        from vos_jax.main import run_evaluation
+
+        scores = run_evaluation(None, f"{workdir}/weights", f"{workdir}/results")
+        with open(f"{workdir}/scores_{process}.json", "w") as file:
+            json.dump(scores, file)
+        return
     from tests.train.toy import batches_of, run, toy_config
     from vos_jax.train.partition import broadcast, fetch
     from vos_jax.train.workdir import prepare_workdir

@@ -8,7 +8,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests import tiny
 from tests.train.toy import build, run, toy_config
+from vos_jax.checkpoint_folder import export_variables
 from vos_jax.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,16 @@ def test_a_signal_to_one_process_saves_the_same_step_on_both_and_the_run_goes_on
     for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(restored), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     assert int(run(config, tmp_path / "parts").state.step) == step + 2
+
+
+def test_of_two_processes_one_evaluates_and_both_get_its_scores(tiny_feelvos, tmp_path):
+    config = tiny.get_config("feelvos")
+    export_variables(tmp_path / "weights", tiny_feelvos[1], config.to_dict(), {})
+    for code, said in launch(tmp_path, "eval"):
+        assert code == 0, said[-3000:]
+    stored = json.loads((tmp_path / "results/scores.json").read_text())["metrics"]
+    for process in (0, 1):
+        assert json.loads((tmp_path / f"scores_{process}.json").read_text()) == stored
 
 
 def test_two_processes_write_one_log_and_one_best_and_name_their_own_bad_clips(tmp_path):

@@ -127,7 +127,8 @@ def broadcast(scores: dict[str, float]) -> dict[str, float]:
     if jax.process_count() == 1:
         return scores
     values = np.array(list(scores.values()), np.float64)
-    values = multihost_utils.broadcast_one_to_all(values)
+    # as integers, for JAX would round to float32
+    values = multihost_utils.broadcast_one_to_all(values.view(np.uint32)).view(np.float64)
     return {name: float(value) for name, value in zip(scores, values, strict=True)}
 
 
