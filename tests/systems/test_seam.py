@@ -387,8 +387,12 @@ def test_frames_are_normalised_together_or_each_alone(frames, apart):
 
 def test_eight_devices_train_as_one_does():
     results = json.loads(run_on_eight_devices("tests.systems.toy_devices"))
-    expected = results.pop("1x1")["losses"]
-    assert len(results) == 2 and np.ptp(expected) > 0.01
+    single = results.pop("1x1")
+    assert len(results) == 2 and np.ptp(single["losses"]) > 0.01
     for mesh, found in results.items():
-        np.testing.assert_allclose(found["losses"], expected, rtol=1e-4, err_msg=mesh)
+        np.testing.assert_allclose(found["losses"], single["losses"], rtol=1e-4, err_msg=mesh)
         assert found["difference"] < 1e-4, mesh
+    # where weights lie in parts each is gathered once, and nothing else but the losses is
+    weights = [shape for shape in single["shapes"] if len(shape) == 4]
+    assert results["8x1"]["gathered"] == [[8]]
+    assert sorted(results["2x4"]["gathered"]) == sorted([*weights, [8]])

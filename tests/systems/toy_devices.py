@@ -1,10 +1,11 @@
 """Training steps of the recurrent toy on meshes of 1 and of 8 devices; test_seam runs this file.
 
-Prints one JSON object: mesh -> losses of two steps, and the largest difference of the parameters
-and statistics after them from those of one device.
+Prints one JSON object: mesh -> losses of two steps, the largest difference of the parameters and
+statistics after them from those of one device, and the shapes that devices gather from each other.
 """
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -36,17 +37,21 @@ def trained(data: int, fsdp: int):
         batch = {"frames": frames, "labels": labels, "valid": np.ones((ROWS, 2), bool)}
         state, metrics = step(state, shard_batch(batch, mesh))
         losses.append(jax.device_get(metrics["losses"]).tolist())
-    return losses, jax.device_get((state.params, state.batch_stats))
+    compiled = step.lower(state, shard_batch(batch, mesh)).compile().as_text()
+    moves = r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-to-all|collective-permute)"
+    gathered = [[*map(int, shape.split(","))] for shape in re.findall(moves, compiled)]
+    return losses, jax.device_get((state.params, state.batch_stats)), gathered
 
 
 def main() -> None:
-    losses, expected = trained(1, 1)
-    results = {"1x1": {"losses": losses, "difference": 0.0}}
+    losses, expected, _ = trained(1, 1)
+    results = {"1x1": {"losses": losses, "shapes": [x.shape for x in jax.tree.leaves(expected)]}}
     for data, fsdp in ((8, 1), (2, 4)):
-        losses, found = trained(data, fsdp)
+        losses, found, gathered = trained(data, fsdp)
         pairs = zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True)
         difference = max(float(np.abs(a - b).max()) for a, b in pairs)
-        results[f"{data}x{fsdp}"] = {"losses": losses, "difference": difference}
+        found = {"losses": losses, "difference": difference, "gathered": gathered}
+        results[f"{data}x{fsdp}"] = found
     print(json.dumps(results))
 
 

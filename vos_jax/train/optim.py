@@ -166,7 +166,9 @@ def _multiply(rules: tuple[tuple[str, Any], ...]) -> optax.GradientTransformatio
 
 def _clip(kind: str, norm: float) -> optax.GradientTransformation:
     def per_parameter(gradient):
-        return gradient * (norm / jnp.maximum(jnp.linalg.norm(gradient.ravel()), norm))
+        # not of the ravelled gradient, which would be gathered where it lies on several devices
+        length = jnp.sqrt(jnp.sum(jnp.square(gradient)))
+        return gradient * (norm / jnp.maximum(length, norm))
 
     return _choose(
         "clip",

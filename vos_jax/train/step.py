@@ -45,10 +45,15 @@ def make_train_step(
     "finite": whether the losses and every number of the new state are finite.
     """
 
+    copied = NamedSharding(mesh, PartitionSpec())
+
     def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         rng = jax.random.fold_in(state.rng, state.step)
 
         def loss_function(params, batch_stats, rows, key):
+            # FSDP gathers weights. Left to itself, XLA would rather split the convolutions whose
+            # kernels lie in parts, and gather activations, which are many times larger.
+            params = jax.lax.with_sharding_constraint(params, copied)
             params = map_with_path(
                 lambda path, p: jax.lax.stop_gradient(p) if fits(freeze, path) else p, params
             )
@@ -77,7 +82,6 @@ def make_train_step(
             "finite": _all_finite((losses, new_state)),
         }
 
-    copied = NamedSharding(mesh, PartitionSpec())
     return jax.jit(
         train_step,
         in_shardings=(sharding, batch_sharding(mesh)),
