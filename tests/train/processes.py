@@ -2,7 +2,8 @@
 
 Arguments: process number, port of the coordinator, workdir, case.
 Cases: "stop" (process 1 alone gets SIGINT while it fetches batch 2), "nan" (example 13, in batch 3
-and a row of process 0, is not finite) and "eval" (the weights in the workdir are scored).
+and a row of process 0, is not finite), "lost" (process 0 is killed before step 3) and "eval" (the
+weights in the workdir are scored).
 """
 
 import json
@@ -31,7 +32,7 @@ def main(process: int, port: str, workdir: str, case: str) -> None:
 
     config = toy_config(save_steps=3 if case == "nan" else 0)
     config.mesh.update({"data": 1, "fsdp": 2})
-    if case == "stop":
+    if case in ("stop", "lost"):
         config.train.steps = 1000
 
     def batches(start):
@@ -39,6 +40,8 @@ def main(process: int, port: str, workdir: str, case: str) -> None:
         for step, batch in enumerate(whole):
             if case == "stop" and process == 1 and step == 2:
                 os.kill(os.getpid(), signal.SIGINT)
+            if case == "lost" and process == 0 and step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
             yield {key: rows[2 * process : 2 * process + 2] for key, rows in batch.items()}
 
     def evaluate(variables, step):

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -58,6 +59,14 @@ def test_a_signal_to_one_process_saves_the_same_step_on_both_and_the_run_goes_on
     for a, b in zip(jax.tree.leaves(single), jax.tree.leaves(restored), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
     assert int(run(config, tmp_path / "parts").state.step) == step + 2
+
+
+def test_a_process_that_loses_another_one_says_so_in_a_line(tmp_path):
+    (killed, _), (aborted, said) = launch(tmp_path, "lost")
+    assert (killed, aborted) == (-signal.SIGKILL, -signal.SIGABRT)
+    last = said.splitlines()[-1]
+    assert last.startswith("process 1 of 2 ended without saving: it was killed, or another")
+    assert "Run the same command in every process" in last and str(tmp_path) in last
 
 
 def test_of_two_processes_one_evaluates_and_both_get_its_scores(tiny_feelvos, tmp_path):

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.clock import Clock
+from vos_jax.train.last_words import last_words
 from vos_jax.train.logs import Logger
 from vos_jax.train.partition import check_batch, local_rows, shard_batch
 from vos_jax.train.state import TrainState
@@ -87,7 +88,12 @@ def train(
 
     stream = _closable(batches(first * config.train.batch))
     # Closed here, not by the garbage collector, where ending the reader's threads takes seconds.
-    with contextlib.closing(stream), _StopSignal() as stop, run.progress(last):
+    with (
+        contextlib.closing(stream),
+        _StopSignal() as stop,
+        run.progress(last),
+        _watched(checkpoints),
+    ):
         for step in range(first, last):
             batch = run.next_batch(stream, step)
             state, metrics = train_step(state, shard_batch(batch, mesh))
@@ -110,6 +116,17 @@ def train(
                 scores = run.evaluate(evaluate, state) or scores
     checkpoints.wait()
     return TrainResult(state, scores)
+
+
+def _watched(checkpoints: Checkpoints) -> contextlib.AbstractContextManager:
+    """Of a run on several processes, each says it when it ends because another one is lost."""
+    if jax.process_count() == 1:
+        return contextlib.nullcontext()
+    return last_words(
+        f"process {jax.process_index()} of {jax.process_count()} ended without saving: it was"
+        " killed, or another process of the run was lost. Run the same command in every process:"
+        f" it goes on from the newest whole step in {checkpoints.workdir}"
+    )
 
 
 class _InFlight(NamedTuple):
