@@ -1,4 +1,7 @@
 import json
+import sys
+import warnings
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 
 from tests.train.toy import Toy, build, toy_config
 from vos_jax.checkpoint_folder import export_variables, import_variables, plain_config
+from vos_jax.train import checkpoint
 from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.workdir import differing_fields, prepare_workdir
 
@@ -213,3 +217,13 @@ def test_differing_fields_are_named_sorted_and_ignorable():
 def test_config_that_json_cannot_hold_is_refused():
     with pytest.raises(ValueError, match="cannot be written as JSON"):
         plain_config({"dtype": np.float32})
+
+
+def test_of_a_failed_save_other_errors_are_told_and_closed_loops_are_not(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_value))
+    with warnings.catch_warnings():
+        checkpoint._hush_closed_loops.__wrapped__()
+        for words in ("Event loop is closed", "something else"):
+            sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(words)))
+    assert [str(error) for error in told] == ["something else"]

@@ -307,7 +307,8 @@ def _like(default: Any) -> Rule | None:
 def _leaves(section: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in section.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) or hasattr(value, "items"):
+        section = isinstance(value, Mapping) or hasattr(value, "items")
+        if section and name not in RULES:  # else a section where a value belongs
             yield from _leaves(value, f"{name}.")
         else:
             yield name, value

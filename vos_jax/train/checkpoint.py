@@ -16,8 +16,11 @@ to WORKDIR/damaged/ and the one before it counts.
 
 import contextlib
 import errno
+import functools
 import math
 import os
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +45,23 @@ class SaveError(OSError):
     """A checkpoint could not be written: the run would lose what it does from here on."""
 
 
+@functools.cache
+def _hush_closed_loops() -> None:
+    """Of a failed save the error is told, not the hundreds in which its other writes end.
+
+    Their threads still report to the event loop that the error has closed, and Python prints what
+    cannot be raised there.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if "Event loop is closed" not in str(unraisable.exc_value):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+
+
 class Checkpoints:
     """The checkpoints of one workdir. Saving is asynchronous; wait() ends it.
 
@@ -53,6 +73,7 @@ class Checkpoints:
             raise ValueError(
                 f"config.train.keep_last: expected at least 1 step to keep, got {keep_last}"
             )
+        _hush_closed_loops()
         self.workdir = absolute(workdir)
         self._broken = False  # whether saving has failed
         self._set_damaged_aside()
