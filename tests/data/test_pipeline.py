@@ -146,7 +146,7 @@ def test_a_broken_file_is_named_or_skipped_and_counted(tmp_path):
     "options, message",
     [
         ({"choose": "nonsense"}, "choose: expected one of .*reference_and_run"),
-        ({"on_bad_clip": "ignore"}, "'raise' or 'skip', got 'ignore'"),
+        ({"on_bad_clip": "ignore"}, r"'raise', 'skip'\), got 'ignore'"),
         ({"interpolation": "nearest"}, r"interpolation: expected one of .*linear.*'nearest'"),
         ({"max_objects": 0}, r"max_objects: expected 1\.\.254, got 0"),
         ({"sources": []}, "at least one source"),

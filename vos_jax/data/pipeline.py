@@ -76,24 +76,17 @@ class Examples:
         attempts: int = 20,
         on_bad_clip: str = "raise",
     ):
-        if choose not in CHOOSERS:
-            raise ValueError(
-                f"config.data.clip.choose: expected one of {list(CHOOSERS)}, got {choose!r}"
-            )
-        if on_bad_clip not in ("raise", "skip"):
-            raise ValueError(f"on_bad_clip: expected 'raise' or 'skip', got {on_bad_clip!r}")
-        if interpolation not in INTERPOLATIONS:
-            raise ValueError(
-                f"config.data.interpolation: expected one of {INTERPOLATIONS}, got"
-                f" {interpolation!r}"
-            )
-        if fit not in FITS:
-            raise ValueError(f"config.data.fit: expected one of {FITS}, got {fit!r}")
         self._choice = objects or Choice()
-        if self._choice.rule not in RULES:
-            raise ValueError(
-                f"config.data.objects.rule: expected one of {RULES}, got {self._choice.rule!r}"
-            )
+        known = {
+            "clip.choose": (choose, tuple(CHOOSERS)),
+            "on_bad_clip": (on_bad_clip, ("raise", "skip")),
+            "interpolation": (interpolation, INTERPOLATIONS),
+            "fit": (fit, FITS),
+            "objects.rule": (self._choice.rule, RULES),
+        }
+        for field, (value, names) in known.items():
+            if value not in names:
+                raise ValueError(f"config.data.{field}: expected one of {names}, got {value!r}")
         if not sources or any(not source.videos for source in sources):
             raise ValueError("expected at least one source, each with at least one video")
         if len(crop) != 2 or min(crop) < 1:
