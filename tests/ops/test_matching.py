@@ -172,35 +172,6 @@ def test_blocked_global_matching_equals_dense_with_ties(k, block, monkeypatch):
     )
 
 
-def loop_lengths(jaxpr) -> list[int]:
-    """Of all loops of known length, those inside others too."""
-    found = []
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "scan":
-            found.append(equation.params["length"])
-        for value in jax.tree.leaves(list(equation.params.values())):
-            inner = getattr(value, "jaxpr", value)
-            found += loop_lengths(inner) if hasattr(inner, "eqns") else []
-    return found
-
-
-def test_on_an_accelerator_the_loop_is_as_long_for_any_global_batch(monkeypatch):
-    def accelerator(*arguments, cpu, default):
-        return default(*arguments)
-
-    monkeypatch.setattr(global_search.lax, "platform_dependent", accelerator)
-    monkeypatch.setattr(global_search, "DEVICE_QUERIES_PER_ROW", 50)
-
-    def lengths(batch):
-        shapes = (batch, 9, 13, 3), (batch, 71, 3), (batch, 71)
-        arguments = [jax.ShapeDtypeStruct(s, d) for s, d in zip(shapes, "ffi", strict=True)]
-        trace = jax.make_jaxpr(lambda *pixels: global_matching(*pixels, 4))
-        return loop_lengths(trace(*arguments).jaxpr)
-
-    assert 3 in lengths(1)  # 117 queries by 50
-    assert lengths(1) == lengths(8) == lengths(64)
-
-
 @pytest.mark.parametrize("size, window", [((19, 37), 3), ((8, 16), 2), ((5, 6), 9), ((9, 1), 0)])
 def test_tiled_local_matching_equals_dense_with_ties(size, window):
     query, previous = tied(2, *size, 3), tied(2, *size, 3, seed=1)
