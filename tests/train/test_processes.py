@@ -62,8 +62,9 @@ def test_a_signal_to_one_process_saves_the_same_step_on_both_and_the_run_goes_on
 
 
 def test_a_process_that_loses_another_one_says_so_in_a_line(tmp_path):
-    (killed, _), (aborted, said) = launch(tmp_path, "lost")
-    assert (killed, aborted) == (-signal.SIGKILL, -signal.SIGABRT)
+    (killed, _), (other, said) = launch(tmp_path, "lost")
+    # JAX aborts the other one, unless a collective has failed before and its error ends it
+    assert killed == -signal.SIGKILL and other in (-signal.SIGABRT, 1)
     last = said.splitlines()[-1]
     assert last.startswith("process 1 of 2 ended without saving: it was killed, or another")
     assert "Run the same command in every process" in last and str(tmp_path) in last
