@@ -281,25 +281,26 @@ def started(monkeypatch):
     return calls
 
 
-def test_the_config_alone_starts_a_run_that_first_says_its_workdir(
+def test_the_config_alone_starts_a_run_that_first_says_its_devices_and_its_workdir(
     started, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     command.main(["main", "--config", "configs/feelvos.py"])  # no such file here
     lines = capsys.readouterr().out.splitlines()
     assert started == [("train", "runs/feelvos_quick")]
-    assert lines[0] == "workdir: runs/feelvos_quick (default; --workdir changes it)"
-    assert lines[1].startswith("compiling comes before the first step")
-    assert lines[2].startswith(f"config: {ROOT / 'configs/feelvos.py'} (carried by vos_jax; there")
-    assert lines[3:] == ["results in runs/feelvos_quick/results"]
+    assert re.fullmatch(r"1 process, (\d+) of \1 devices \(.+\)", lines[0])
+    assert lines[1] == "workdir: runs/feelvos_quick (default; --workdir changes it)"
+    assert lines[2].startswith("compiling comes before the first step")
+    assert lines[3].startswith(f"config: {ROOT / 'configs/feelvos.py'} (carried by vos_jax; there")
+    assert lines[4:] == ["results in runs/feelvos_quick/results"]
 
 
 def test_a_workdir_that_is_given_is_taken(started, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command.main(["main", FEELVOS, "--workdir=w"])
     lines = capsys.readouterr().out.splitlines()
-    assert started == [("train", "w")] and lines[0] == "workdir: w (given)"
-    assert lines[2:] == ["results in w/results"]  # the config was found where it was said to be
+    assert started == [("train", "w")] and lines[1] == "workdir: w (given)"
+    assert lines[3:] == ["results in w/results"]  # the config was found where it was said to be
 
 
 def test_eval_without_a_workdir_scores_the_default_one_or_the_checkpoint(started, capsys):

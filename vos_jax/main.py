@@ -34,10 +34,11 @@ from vos_jax.evaluation import MODEL, Evaluation
 from vos_jax.loading import load_variables
 from vos_jax.presets.checks import check_config
 from vos_jax.train.checkpoint import Checkpoints
+from vos_jax.train.distributed import GIVEN, initialize_distributed
 from vos_jax.train.logs import Logger
 from vos_jax.train.loop import NonFiniteLoss, train
 from vos_jax.train.manifest import build_manifest
-from vos_jax.train.partition import broadcast, fetch, initialize_distributed
+from vos_jax.train.partition import broadcast, devices_line, fetch
 from vos_jax.train.setup import build_training
 from vos_jax.train.workdir import prepare_workdir
 
@@ -140,6 +141,10 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     flag(values, "mode", MODES[0], "what to do", choices=MODES)
     path_flag(values, "checkpoint", "what eval scores instead of the workdir")
     flag(values, "overwrite", False, "eval: replace results that exist")
+    # for machines whose environment does not tell the processes of a run of each other
+    flag(values, "coordinator_address", None, "HOST:PORT of process 0, where all processes meet")
+    flag(values, "num_processes", None, "how many they are")
+    flag(values, "process_id", None, "which of them this one is, from 0")
     parse_flags(values, argv)
     if values.help:
         return values
@@ -158,13 +163,10 @@ def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns where the results are."""
     if args.config is not None:
         check_config(args.config)
+    initialize_distributed(**{name: args[name].value for name in GIVEN})
     workdir = args.workdir or default_workdir(args)
-    origin = "given" if args.workdir else "default; --workdir changes it"
-    print(f"workdir: {workdir} ({origin})", flush=True)
-    if args.mode != "eval":
-        print("compiling comes before the first step, once; it may take minutes", flush=True)
-    say_config(args)
-    initialize_distributed()
+    if jax.process_index() == 0:
+        _say_start(args, workdir)
     if args.mode == "eval":
         out_dir = epath.Path(workdir) / "results" / "eval"
         run_evaluation(args.config, args.checkpoint or workdir, out_dir, args.overwrite)
@@ -173,6 +175,15 @@ def run(args: flags.FlagValues) -> str:
     if args.mode == "train":
         return f"checkpoints in {workdir}"
     return f"results in {epath.Path(workdir) / 'results'}"
+
+
+def _say_start(args: flags.FlagValues, workdir: str) -> None:
+    print(devices_line(None if args.mode == "eval" else args.config.mesh))
+    print(f"workdir: {workdir} ({'given' if args.workdir else 'default; --workdir changes it'})")
+    if args.mode != "eval":
+        print("compiling comes before the first step, once; it may take minutes")
+    say_config(args)
+    sys.stdout.flush()
 
 
 def default_workdir(args: flags.FlagValues) -> str:

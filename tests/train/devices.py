@@ -4,14 +4,23 @@ Prints one JSON object: case -> measured value.
 """
 
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 
-from tests.train.toy import batches_of, build, toy_config
+from tests.train.toy import Toy, batches_of, build, objective_of, optim_config, run, toy_config
 from vos_jax.train.checkpoint import Checkpoints
-from vos_jax.train.partition import build_mesh, check_batch, local_rows, place, shard_batch
+from vos_jax.train.partition import (
+    build_mesh,
+    check_batch,
+    devices_line,
+    local_rows,
+    place,
+    shard_batch,
+)
 
 ROWS = 16
 
@@ -62,8 +71,66 @@ def main(folder: str) -> None:
         same = jax.tree.map(lambda a, b: a.sharding == b.sharding, target, restored)
         results[f"shardings on {data}x{fsdp}"] = all(jax.tree.leaves(same))
 
+    results["moved"] = moved(Path(folder))
+    results["pmap"], results["gradient"] = by_pmap()
+    results["lines"] = lines()
     results["errors"] = errors()
     print(json.dumps(results))
+
+
+def moved(folder: Path) -> dict[str, list[float]]:
+    """Mesh -> losses of the last steps of a run that was saved on 8 devices and goes on there."""
+    config = toy_config(batch=ROWS, steps=3)
+    config.log.every, config.eval.every = 1, 0
+    config.mesh.update({"data": 8, "fsdp": 1})
+    run(config, folder / "begun")
+    config.train.steps, losses = 6, {}
+    for data, fsdp in ((8, 1), (2, 1), (1, 1), (1, 2), (2, 4)):
+        config.mesh.update({"data": data, "fsdp": fsdp})
+        workdir = shutil.copytree(folder / "begun", folder / f"{data}x{fsdp}")
+        run(config, workdir)
+        lines = map(json.loads, (workdir / "logs/metrics.jsonl").read_text().splitlines())
+        losses[f"{data}x{fsdp}"] = [line["loss"] for line in lines if line.get("step", 0) > 3]
+    return losses
+
+
+def by_pmap() -> tuple[float, float]:
+    """How far jax.pmap's mean gradient is from that of the step on a mesh, and its largest value.
+
+    Statistics are frozen: those of a batch would be of each device's rows in pmap.
+    """
+    config, model = toy_config(batch=ROWS, ema=0.0), Toy(live=False)
+    plain = {"weight_decay": 0.0, "gradient_multipliers": (), "clip": "none", "momentum": 0.0}
+    config.optim = optim_config(schedule="constant", learning_rate=1.0, **plain)
+    config.mesh.update({"data": 8, "fsdp": 1})
+    state, step, mesh = build(config, model)
+    batch, before = next(batches_of(ROWS)(0)), jax.device_get(state.variables())
+
+    def loss(params, rows):
+        variables = {**before, "params": params}
+        return objective_of(model)(variables, rows, 0, jax.random.key(0))[0].mean()
+
+    def gradient(params, rows):
+        return jax.lax.pmean(jax.grad(loss)(params, rows), "devices")
+
+    rows = {key: batch[key].reshape(8, -1, *batch[key].shape[1:]) for key in ("x", "y")}
+    mapped = jax.pmap(gradient, axis_name="devices", in_axes=(None, 0))(before["params"], rows)
+    mapped = jax.tree.map(lambda g: np.asarray(g[0]), mapped)
+    state, _ = step(state, shard_batch(batch, mesh))
+    update = jax.tree.map(lambda a, b: a - np.asarray(b), before["params"], state.params)
+    return difference(update, mapped), max(float(np.abs(g).max()) for g in jax.tree.leaves(mapped))
+
+
+def lines() -> dict[str, str]:
+    config = toy_config().mesh
+    config.update({"data": -1, "fsdp": 1})
+    some = config.copy_and_resolve_references()
+    some.update({"data": 2, "fsdp": 2})
+    return {
+        "all": devices_line(config),
+        "some": devices_line(some),
+        "without a mesh": devices_line(None),
+    }
 
 
 def errors() -> dict[str, str]:

@@ -1,9 +1,10 @@
 """One of two processes that train together; test_processes starts both.
 
-Arguments: process number, port of the coordinator, workdir, case.
+Arguments: workdir, case, and flags of vos_jax.main that join the processes; without any the
+environment says how.
 Cases: "stop" (process 1 alone gets SIGINT while it fetches batch 2), "nan" (example 13, in batch 3
 and a row of process 0, is not finite), "lost" (process 0 is killed before step 3) and "eval" (the
-weights in the workdir are scored).
+command scores the weights in the workdir).
 """
 
 import json
@@ -15,17 +16,17 @@ import jax
 import numpy as np
 
 
-def main(process: int, port: str, workdir: str, case: str) -> None:
-    jax.distributed.initialize(
-        f"localhost:{port}", num_processes=2, process_id=process, initialization_timeout=1200
-    )
+def main(workdir: str, case: str, *flags: str) -> None:
     if case == "eval":
-        from vos_jax.main import run_evaluation
-
-        scores = run_evaluation(None, f"{workdir}/weights", f"{workdir}/results")
-        with open(f"{workdir}/scores_{process}.json", "w") as file:
-            json.dump(scores, file)
+        evaluate_by_command(workdir, flags)
         return
+    from vos_jax.train.distributed import initialize_distributed
+
+    assert initialize_distributed()
+    process = jax.process_index()
+    if "SLURM_JOB_ID" in os.environ:  # a task for each node uses every GPU there
+        assert jax.config.read("jax_cuda_visible_devices") == "all"
+
     from tests.train.toy import batches_of, run, toy_config
     from vos_jax.train.partition import broadcast, fetch
     from vos_jax.train.workdir import prepare_workdir
@@ -53,5 +54,22 @@ def main(process: int, port: str, workdir: str, case: str) -> None:
     run(config, workdir, batches, evaluate=evaluate)
 
 
+def evaluate_by_command(workdir: str, flags: tuple[str, ...]) -> None:
+    """`--mode eval` of vos_jax.main; each process writes what it got."""
+    from vos_jax import main as command
+
+    evaluation = command.run_evaluation
+
+    def kept(*arguments):
+        scores = evaluation(*arguments)
+        with open(f"{workdir}/scores_{jax.process_index()}.json", "w") as file:
+            json.dump(scores, file)
+        return scores
+
+    command.run_evaluation = kept
+    checkpoint = f"--checkpoint={workdir}/weights"
+    command.main(["main", "--mode=eval", checkpoint, f"--workdir={workdir}", *flags])
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(*sys.argv[1:])

@@ -6,8 +6,7 @@ import pytest
 
 from tests.eight_devices import run_on_eight_devices
 from tests.train.toy import toy_config
-from vos_jax.train import partition
-from vos_jax.train.partition import build_mesh, initialize_distributed, shard_batch
+from vos_jax.train.partition import build_mesh, shard_batch
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +43,18 @@ def test_checkpoint_restores_onto_other_devices_exactly(measured, mesh):
     assert measured[f"shardings on {mesh}"]
 
 
+@pytest.mark.parametrize("mesh", ["2x1", "1x1", "1x2", "2x4"])
+def test_a_run_that_was_saved_on_eight_devices_goes_on_elsewhere_alike(measured, mesh):
+    losses = measured["moved"]
+    assert len(losses["8x1"]) == 3
+    np.testing.assert_allclose(losses[mesh], losses["8x1"], rtol=1e-5)
+
+
+def test_the_gradient_on_a_mesh_is_that_of_pmap(measured):
+    assert measured["gradient"] > 0.1
+    assert measured["pmap"] < 3e-6
+
+
 def test_sizes_that_do_not_fit_are_refused_with_numbers(measured):
     errors = measured["errors"]
     assert errors["rest"] == "8x1"
@@ -72,24 +83,10 @@ def test_batch_keeps_numbers_and_drops_names():
     assert all(isinstance(value, jax.Array) for value in arrays.values())
 
 
-@pytest.mark.parametrize(
-    "environment, joins",
-    [
-        ({}, False),
-        ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False),
-        ({"SLURM_NTASKS": "4"}, False),  # a shell inside an allocation is not a step of it
-        ({"SLURM_NTASKS": "4", "SLURM_PROCID": "1"}, True),
-        ({"TPU_WORKER_HOSTNAMES": "host-0"}, False),
-        ({"TPU_WORKER_HOSTNAMES": "host-0,host-1"}, True),
-        ({"VOS_JAX_DISTRIBUTED": "1"}, True),
-    ],
-)
-def test_processes_join_only_when_the_environment_names_several(monkeypatch, environment, joins):
-    for name in ("SLURM_NTASKS", "SLURM_PROCID", "TPU_WORKER_HOSTNAMES", "VOS_JAX_DISTRIBUTED"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    calls = []
-    monkeypatch.setattr(partition.jax.distributed, "initialize", lambda: calls.append(1))
-    assert initialize_distributed() is joins
-    assert len(calls) == joins
+def test_the_line_of_devices_says_how_many_are_used_and_what_leaves_the_others(measured):
+    assert measured["lines"] == {
+        "all": "1 process, 8 of 8 devices (cpu)",
+        "without a mesh": "1 process, 8 devices (cpu)",
+        "some": "1 process, 4 of 8 devices (cpu); config.mesh.data=2 x config.mesh.fsdp=2 leaves"
+        " 4 unused, data=-1 takes them",
+    }

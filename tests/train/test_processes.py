@@ -13,39 +13,65 @@ from tests import tiny
 from tests.train.toy import build, run, toy_config
 from vos_jax.checkpoint_folder import export_variables
 from vos_jax.train.checkpoint import Checkpoints
+from vos_jax.train.distributed import GIVEN
 
 ROOT = Path(__file__).parents[2]
 
 
-def launch(workdir, case):
-    """[(exit code, stderr)] of two processes that train in one workdir."""
+def launch(workdir, case, by="variables"):
+    """[(exit code, stderr, stdout)] of two processes in one workdir.
+
+    by: what joins them, "variables" or "flags" with the address of the coordinator, or "slurm".
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
-    environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT), XLA_FLAGS="")
-    command = [sys.executable, "-m", "tests.train.processes"]
-    started = [
-        subprocess.Popen(
-            [*command, str(process), port, str(workdir), case],
-            env=environment,
+    given = {"coordinator_address": f"localhost:{port}", "num_processes": "2"}
+    common = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(ROOT), XLA_FLAGS="")
+    command = [sys.executable, "-m", "tests.train.processes", str(workdir), case]
+
+    def start(process):
+        values = {**given, "process_id": str(process)}
+        if by == "slurm":
+            environment, flags = {**slurm_step(process), "JAX_COORDINATOR_PORT": port}, []
+        elif by == "flags":
+            environment, flags = {}, [f"--{name}={value}" for name, value in values.items()]
+        else:
+            environment, flags = {GIVEN[name]: value for name, value in values.items()}, []
+        return subprocess.Popen(
+            [*command, *flags],
+            env=common | environment,
             cwd=ROOT,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for process in (0, 1)
-    ]
+
+    started = [start(process) for process in (0, 1)]
     try:
-        said = [process.communicate(timeout=1200)[1] for process in started]
+        said = [process.communicate(timeout=1200) for process in started]
     finally:
         for process in started:
             process.kill()
-    return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
+    return [(p.returncode, err, out) for p, (out, err) in zip(started, said, strict=True)]
+
+
+def slurm_step(process):
+    """The variables of a task of a step that has a task on each of two nodes, both this machine."""
+    return {
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(process),
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": str(process),
+    }
 
 
 def test_a_signal_to_one_process_saves_the_same_step_on_both_and_the_run_goes_on(tmp_path):
     stopped = launch(tmp_path / "parts", "stop")
-    assert [code for code, _ in stopped] == [143, 143], stopped[0][1][-3000:]
+    assert [code for code, *_ in stopped] == [143, 143], stopped[0][1][-3000:]
     assert "by SIGTERM; saved" in stopped[0][1] and "by SIGTERM" not in stopped[1][1]
     checkpoints = Checkpoints(tmp_path / "parts")
     step = checkpoints.latest_step()
@@ -62,7 +88,7 @@ def test_a_signal_to_one_process_saves_the_same_step_on_both_and_the_run_goes_on
 
 
 def test_a_process_that_loses_another_one_says_so_in_a_line(tmp_path):
-    (killed, _), (other, said) = launch(tmp_path, "lost")
+    (killed, *_), (other, said, _) = launch(tmp_path, "lost", by="slurm")
     # JAX aborts the other one, unless a collective has failed before and its error ends it
     assert killed == -signal.SIGKILL and other in (-signal.SIGABRT, 1)
     last = said.splitlines()[-1]
@@ -73,15 +99,22 @@ def test_a_process_that_loses_another_one_says_so_in_a_line(tmp_path):
 def test_of_two_processes_one_evaluates_and_both_get_its_scores(tiny_feelvos, tmp_path):
     config = tiny.get_config("feelvos")
     export_variables(tmp_path / "weights", tiny_feelvos[1], config.to_dict(), {})
-    for code, said in launch(tmp_path, "eval"):
+    processes = launch(tmp_path, "eval", by="flags")
+    for code, said, _ in processes:
         assert code == 0, said[-3000:]
-    stored = json.loads((tmp_path / "results/scores.json").read_text())["metrics"]
+    printed = [
+        [line for line in out.splitlines() if not line.startswith("[Gloo]")]
+        for *_, out in processes
+    ]
+    assert printed[0][0] == "2 processes, 2 devices (cpu)"  # and the other one is silent
+    assert printed[1] == printed[0][-1:] == [f"results in {tmp_path}/results/eval"]
+    stored = json.loads((tmp_path / "results/eval/scores.json").read_text())["metrics"]
     for process in (0, 1):
         assert json.loads((tmp_path / f"scores_{process}.json").read_text()) == stored
 
 
 def test_two_processes_write_one_log_and_one_best_and_name_their_own_bad_clips(tmp_path):
-    (code0, text0), (code1, text1) = launch(tmp_path, "nan")
+    (code0, text0, _), (code1, text1, _) = launch(tmp_path, "nan")
     assert code0 and code1
     assert "at step 3: loss not finite for clips: ['clip13']" in text0
     assert "clips: [] and 1 clip(s) of other processes" in text1

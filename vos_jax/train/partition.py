@@ -8,7 +8,6 @@ statistics are those of the whole batch on any number of devices.
 Axis types are Auto: with the Explicit default of recent JAX, gradients of Flax convolutions fail.
 """
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,22 +18,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp")
-
-
-def initialize_distributed() -> bool:
-    """Joins the other processes of the job if the environment says that there are any.
-
-    Must come before any other use of JAX. It looks for a SLURM step with several tasks, a TPU
-    pod (several names in TPU_WORKER_HOSTNAMES) or VOS_JAX_DISTRIBUTED=1 (any other cluster that
-    jax.distributed.initialize() recognises without arguments). Returns whether it joined.
-    """
-    slurm_tasks = int(os.environ.get("SLURM_NTASKS", "1"))
-    in_slurm_step = slurm_tasks > 1 and "SLURM_PROCID" in os.environ
-    tpu_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    if not (in_slurm_step or tpu_pod or os.environ.get("VOS_JAX_DISTRIBUTED") == "1"):
-        return False
-    jax.distributed.initialize()
-    return True
 
 
 def build_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -63,6 +46,24 @@ def build_mesh(config: Any, devices: Sequence[jax.Device] | None = None) -> Mesh
     return jax.make_mesh(
         tuple(sizes), AXES, axis_types=(AxisType.Auto,) * 2, devices=devices[:needed]
     )
+
+
+def devices_line(config: Any | None) -> str:
+    """What a run has: "8 processes, 64 of 64 devices (gpu NVIDIA H100 80GB HBM3)".
+
+    config: its section mesh, where it trains; None leaves out how many devices it uses.
+    """
+    devices, processes = jax.devices(), jax.process_count()
+    used = len(devices) if config is None else build_mesh(config).size
+    kind = " ".join(dict.fromkeys((devices[0].platform, devices[0].device_kind)))
+    share = f"{len(devices)}" if config is None else f"{used} of {len(devices)}"
+    line = f"{processes} process{'es' * (processes > 1)}, {share} devices ({kind})"
+    if used < len(devices):
+        line += (
+            f"; config.mesh.data={config.data} x config.mesh.fsdp={config.fsdp} leaves"
+            f" {len(devices) - used} unused, data=-1 takes them"
+        )
+    return line
 
 
 def check_batch(batch: int, accumulate: int, mesh: Mesh) -> None:
