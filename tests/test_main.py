@@ -199,6 +199,26 @@ def test_a_start_that_failed_does_not_claim_the_workdir(tmp_path):
             command.main(["main", CONFIG, *flags])
 
 
+def test_a_batch_that_devices_cannot_share_follows_the_rule_that_is_printed_and_kept(
+    tmp_path, monkeypatch, capsys
+):
+    def built(config, **_):
+        raise ValueError(f"built with a batch of {config.train.batch}")
+
+    monkeypatch.setattr(command, "build_training", built)
+    arguments = ["main", CONFIG, f"--workdir={tmp_path / 'w'}", "--config.train.accumulate=4"]
+    with pytest.raises(SystemExit, match=r"batch=2 in 4 micro.* the next that can is \d+\."):
+        command.main(arguments)
+    assert not (tmp_path / "w").exists()
+    fitting = 4 * len(jax.devices())
+    with pytest.raises(SystemExit, match=f"built with a batch of {fitting}$"):
+        command.main([*arguments, "--config.optim.scale_rule=linear"])
+    manifest = json.loads((tmp_path / "w/manifest.json").read_text())
+    line = f"train.batch: 2 -> {fitting}"
+    assert line in manifest["scaled"] and f"\n  {line}\n" in capsys.readouterr().out
+    assert json.loads((tmp_path / "w/config.json").read_text())["train"]["batch"] == fitting
+
+
 def test_weights_of_another_model_are_refused_with_the_arrays(call, finished, tmp_path):
     variables, config = import_variables(finished)
     variables["params"]["embedding"]["pointwise"]["bias"] = np.zeros(7, np.float32)

@@ -33,14 +33,15 @@ from vos_jax.data.stages import training_examples
 from vos_jax.evaluation import MODEL, Evaluation
 from vos_jax.loading import load_variables
 from vos_jax.presets.checks import check_config
+from vos_jax.train.batch_rule import fit_batch
 from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.distributed import GIVEN, initialize_distributed
 from vos_jax.train.logs import Logger
 from vos_jax.train.loop import NonFiniteLoss, train
 from vos_jax.train.manifest import build_manifest
-from vos_jax.train.partition import broadcast, devices_line, fetch
+from vos_jax.train.partition import broadcast, build_mesh, devices_line, fetch
 from vos_jax.train.setup import build_training
-from vos_jax.train.workdir import prepare_workdir
+from vos_jax.train.workdir import begun_config, prepare_workdir
 
 MODES = ("train_and_eval", "train", "eval")
 DEFAULT_PRESET = "quick"  # of every get_config
@@ -50,10 +51,15 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     """Train to config.train.steps, from the workdir's checkpoint if it has one; the last scores.
 
     evaluated: score every config.eval.every steps and at the end into workdir/results/step_<n>;
-    masks and overlays come with the last step.
+    masks and overlays come with the last step. A batch that the devices cannot share evenly follows
+    config.optim.scale_rule; what it changes is printed, and stands in manifest.json.
     """
+    devices = build_mesh(config.mesh).size
+    config, changes = fit_batch(config, devices, begun_config(workdir))
+    if changes and jax.process_index() == 0:
+        print(f"a batch for {devices} devices (old -> new):", *changes, sep="\n  ", flush=True)
     score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
-    prepare_workdir(workdir, config, build_manifest(config))
+    prepare_workdir(workdir, config, build_manifest(config) | {"scaled": changes})
     checkpoints, logger = Checkpoints(workdir, config.train.keep_last), Logger(workdir)
     try:
         training = build_training(config, restored=checkpoints.latest_step() is not None)

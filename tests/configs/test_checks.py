@@ -38,6 +38,7 @@ WRONG = [
     ("feelvos", "optim.name", "adamw", "adam, sgd"),
     ("feelvos", "optim.learning_rate", 0.0, "above 0"),
     ("feelvos", "optim.learning_rate", float("inf"), "above 0"),
+    ("feelvos", "optim.scale_rule", "cubic", "none, linear, sqrt"),
     ("feelvos", "optim.decay", ("(",), "a regular expression"),
     ("feelvos", "optim.freeze", (5,), "a regular expression"),
     ("feelvos", "optim.gradient_multipliers", (("bias",),), "a pair"),

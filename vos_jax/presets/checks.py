@@ -17,6 +17,7 @@ from vos_jax.data.sampling import CHOOSERS
 from vos_jax.metrics.protocols import PROTOCOLS
 from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
+from vos_jax.train.batch_rule import RULES as SCALE_RULES
 
 LARGE = 2**31 - 1
 SIDE = 2**14  # pixels of a frame's side
@@ -158,6 +159,7 @@ RULES = {
     "train.keep_last": whole(1),
     "optim.name": one_of("adam", "sgd"),
     "optim.learning_rate": number(above=True),
+    "optim.scale_rule": one_of(*SCALE_RULES),
     "optim.schedule": one_of("constant", "poly", "step"),
     "optim.steps": whole(),
     "optim.power": number(0, 100),

@@ -144,6 +144,10 @@ def optim_section() -> dict[str, Any]:
     return {
         "name": "adam",  # or "sgd"
         "learning_rate": 1e-4,
+        # what becomes of a batch that the devices cannot share evenly (train/batch_rule.py): "none"
+        # refuses it; with "linear" or "sqrt" the next one that fits is taken, rates follow by this
+        # rule, and what counts steps is divided, so that as many clips are seen
+        "scale_rule": "none",
         "schedule": "constant",  # "poly" or "step"
         "steps": 0,  # where "poly" ends; follows train.steps unless set apart
         "power": 0.9,  # of "poly"

@@ -27,6 +27,7 @@ FREE_FIELDS = (
     "train.save_steps",
     "train.save_minutes",
     "train.keep_last",
+    "optim.scale_rule",  # what it did shows in the fields that it changed
 )
 
 
@@ -39,8 +40,7 @@ def prepare_workdir(workdir: str | epath.Path, config: Any, manifest: dict) -> e
     """
     workdir = absolute(workdir)
     config_path, manifest_path = workdir / "config.json", workdir / "manifest.json"
-    kinds = [workdir / kind for kind in ("last", "best")]
-    started = any(kind.exists() and any(kind.iterdir()) for kind in kinds)
+    started = _has_checkpoints(workdir)
     stored = _stored_config(config_path, started)
     if stored is None and started:
         raise ValueError(
@@ -68,6 +68,17 @@ def prepare_workdir(workdir: str | epath.Path, config: Any, manifest: dict) -> e
             write_json(manifest_path, first)
     _barrier("workdir was written")
     return workdir
+
+
+def begun_config(workdir: str | epath.Path) -> dict | None:
+    """The stored config of a folder's run; None where no checkpoint was saved yet."""
+    workdir = absolute(workdir)
+    return _stored_config(workdir / "config.json", True) if _has_checkpoints(workdir) else None
+
+
+def _has_checkpoints(workdir: epath.Path) -> bool:
+    kinds = [workdir / kind for kind in ("last", "best")]
+    return any(kind.exists() and any(kind.iterdir()) for kind in kinds)
 
 
 def _stored_config(path: epath.Path, started: bool) -> dict | None:
