@@ -28,6 +28,7 @@ from vos_jax.command_line import (
     run_command,
     say_config,
 )
+from vos_jax.compilation_cache import keep_compiled_programs
 from vos_jax.data.pipeline import batches
 from vos_jax.data.stages import training_examples
 from vos_jax.evaluation import MODEL, Evaluation
@@ -170,6 +171,7 @@ def run(args: flags.FlagValues) -> str:
     if args.config is not None:
         check_config(args.config)
     initialize_distributed(**{name: args[name].value for name in GIVEN})
+    keep_compiled_programs()
     workdir = args.workdir or default_workdir(args)
     if jax.process_index() == 0:
         _say_start(args, workdir)
