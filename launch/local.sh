@@ -7,6 +7,4 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 if [[ -d "$root/.venv/bin" ]]; then export PATH="$root/.venv/bin:$PATH"; fi
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
-# Compiled programs are kept between runs.
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/vos_jax}"
 exec python -m vos_jax.main "$@"
