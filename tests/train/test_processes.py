@@ -96,6 +96,24 @@ def test_a_process_that_loses_another_one_says_so_in_a_line(tmp_path):
     assert "Run the same command in every process" in last and str(tmp_path) in last
 
 
+def test_a_process_that_waits_in_vain_for_the_others_says_what_to_do():
+    program = (
+        "from vos_jax.train import distributed; distributed.WAIT = 1;"
+        "distributed.initialize_distributed()"
+    )
+    with socket.socket() as taken:  # nobody listens there
+        taken.bind(("localhost", 0))
+        values = (f"localhost:{taken.getsockname()[1]}", "2", "1")
+        by_hand = dict(zip(GIVEN.values(), values, strict=True))
+        environment = dict(os.environ, PYTHONPATH=str(ROOT), **by_hand)
+        alone = subprocess.run(
+            [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+        )
+    last = alone.stderr.splitlines()[-1]
+    assert alone.returncode and "the other processes of this run could not be joined" in last
+    assert "num_processes=2, process_id=1" in last and "VOS_JAX_DISTRIBUTED=0 runs this" in last
+
+
 def test_of_two_processes_one_evaluates_and_both_get_its_scores(tiny_feelvos, tmp_path):
     config = tiny.get_config("feelvos")
     export_variables(tmp_path / "weights", tiny_feelvos[1], config.to_dict(), {})
