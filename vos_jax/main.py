@@ -55,10 +55,10 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
     masks and overlays come with the last step. A batch that the devices cannot share evenly follows
     config.optim.scale_rule; what it changes is printed, and stands in manifest.json.
     """
-    devices = build_mesh(config.mesh).size
-    config, changes = fit_batch(config, devices, begun_config(workdir))
+    config, changes = fit_batch(config, build_mesh(config.mesh).size, begun_config(workdir))
     if changes and jax.process_index() == 0:
-        print(f"a batch for {devices} devices (old -> new):", *changes, sep="\n  ", flush=True)
+        rule = f"config.optim.scale_rule={config.optim.scale_rule} (old -> new):"
+        print(rule, *changes, sep="\n  ", flush=True)
     score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
     prepare_workdir(workdir, config, build_manifest(config) | {"scaled": changes})
     checkpoints, logger = Checkpoints(workdir, config.train.keep_last), Logger(workdir)
