@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment
-from vos_jax.data.clip import VOID, Clip, Video
+from vos_jax.data.clip import VOID, Clip, Video, pixel_counts
 from vos_jax.data.objects import RULES, Choice, choose_objects
 from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
 from vos_jax.data.sources import Source, open_sources
@@ -184,6 +184,7 @@ class Examples:
         self, video: Video, choose: Callable, rng: np.random.Generator, max_gap: int = 1
     ) -> Clip:
         """The frames that a chooser, which may look at masks itself, takes from the video."""
+        video = video.with_masks_kept()  # a chooser may have looked at the masks that are read next
         try:
             return video.clip(choose(video, self.frames, rng, max_gap=max_gap))
         except RejectedClip:
@@ -228,7 +229,7 @@ class Examples:
             other = self._draw(rng)
             clip = self._read(other, still, rng)
             layers, layer_masks = augment(clip.frames, clip.masks, rng, **self._change)
-            first = int(np.where(masks == VOID, 0, masks).max()) + 1
+            first = int(np.flatnonzero(pixel_counts(masks)[:VOID]).max(initial=0)) + 1
             pairs = zip(frames, masks, layers, layer_masks, strict=True)
             laid = [paste(*pair, first) for pair in pairs]
             frames, masks = (np.stack(column) for column in zip(*laid, strict=True))
