@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vos_jax.data.pipeline import Examples, ExampleSequence
+from vos_jax.data.example import ExampleSequence
+from vos_jax.data.pipeline import Examples
 
 
 class _Combined:
