@@ -153,6 +153,30 @@ def test_a_stream_that_grows_shows_it_and_noise_does_not():
     np.testing.assert_allclose(found(growing), [1, 1.3, 1, 0.1, 0.02], atol=0.05, rtol=0.01)
 
 
+def test_training_clips_are_timed_in_parts_on_one_core_and_by_threads_and_processes(capsys):
+    field = "--config.data.transport=float16"
+    clips = ["--clips", "3", "--workers", "1", "--stage", "pretrain"]
+    benchmark.main(["data", "--config", "stm:quick", field, *clips])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("stm, pretrain: 3 clips of 3 frames 160x160, float16, batch 6")
+    rows = {re.split(r"\s{2,}", line)[0]: line.split()[-2:] for line in lines[3:]}
+    assert list(rows) == ["frames", "masks", "augment", "one core", "1 threads", "1 processes"]
+    times = {name: float(ms) for name, (ms, _) in rows.items()}
+    parts = times["frames"] + times["masks"] + times["augment"]
+    assert parts == pytest.approx(times["one core"], abs=0.2) and min(times.values()) > 0
+    for ms, rate in rows.values():
+        assert float(ms) * float(rate) == pytest.approx(1000, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [([], "missing --config"), (["--config", "stm", "--stage", "x"], "main, pretrain, alternate")],
+)
+def test_training_clips_of_no_config_or_stage_are_refused(flags, message):
+    with pytest.raises(SystemExit, match=message):
+        benchmark.main(["data", *flags])
+
+
 RISE_AND_FALL = """
 import numpy as np
 from vos_jax.benchmarks.measuring import resident_in_use
