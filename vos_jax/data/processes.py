@@ -1,10 +1,11 @@
 """Examples made by worker processes: the same ones as by threads, without their common lock.
 
-A worker is a Python of its own that imports neither JAX nor TensorFlow, nor the program that
-started it. It is handed the opened sources, is asked for one example after another through a pipe,
-and writes the arrays into memory that both processes see. It has no state: it may be killed at any
-time, and ends by itself when the other end of its pipe is closed, however that came about. Signals
-that end a run are meant for the process that saves it: workers do not get them.
+A worker is a Python of its own that imports neither JAX nor the program that started it, and
+TensorFlow only to read from gs://. It is handed the opened sources, is asked for one example after
+another through a pipe, and writes the arrays into memory that both processes see. It has no state:
+it may be killed at any time, and ends by itself when the other end of its pipe is closed, however
+that came about. Signals that end a run are meant for the process that saves it: workers do not get
+them.
 """
 
 import contextlib
