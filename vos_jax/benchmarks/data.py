@@ -47,7 +47,9 @@ def _run(args: flags.FlagValues) -> str:
     examples = stage_examples(config, args.stage)
     spent = seconds_of_parts(examples, args.clips)
     rows = [("work", "ms/clip", "clips/s")]
-    rows += [_row(name, seconds) for name, seconds in spent.items()]
+    *parts, (name, whole) = spent.items()
+    rows += [(part, f"{1e3 * seconds:.1f}", "") for part, seconds in parts]
+    rows.append(_row(name, whole))
     for name, processes in (("threads", 0), ("processes", args.workers)):
         stream = batches(
             stage_examples(config, args.stage),
