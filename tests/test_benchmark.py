@@ -153,6 +153,33 @@ def test_a_stream_that_grows_shows_it_and_noise_does_not():
     np.testing.assert_allclose(found(growing), [1, 1.3, 1, 0.1, 0.02], atol=0.05, rtol=0.01)
 
 
+def test_training_clips_are_timed_in_parts_on_one_core_and_by_threads_and_processes(capsys):
+    field = "--config.data.transport=float16"
+    clips = ["--clips", "3", "--workers", "1", "--stage", "pretrain"]
+    benchmark.main(["data", "--config", "stm:quick", field, *clips])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("stm, pretrain: 3 clips of 3 frames 160x160, float16, batch 6")
+    rows = {(row := re.split(r"\s{2,}", line))[0]: row[1:] for line in lines[3:]}
+    assert list(rows) == ["frames", "masks", "augment", "one core", "1 threads", "1 processes"]
+    times = {name: float(row[0]) for name, row in rows.items()}
+    parts = times["frames"] + times["masks"] + times["augment"]
+    assert parts == pytest.approx(times["one core"], abs=0.2) and times["frames"] > 0
+    for name, row in rows.items():
+        assert len(row) == 1 + (name in ("one core", "1 threads", "1 processes"))
+        if len(row) == 2:  # both are rounded to a tenth
+            rate = pytest.approx(1000 / times[name], abs=0.1, rel=0.1 / times[name])
+            assert float(row[1]) == rate
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [([], "missing --config"), (["--config", "stm", "--stage", "x"], r"main\|pretrain\|alternate")],
+)
+def test_training_clips_of_no_config_or_stage_are_refused(flags, message):
+    with pytest.raises(SystemExit, match=message):
+        benchmark.main(["data", *flags])
+
+
 RISE_AND_FALL = """
 import numpy as np
 from vos_jax.benchmarks.measuring import resident_in_use

@@ -5,6 +5,7 @@
     python -m vos_jax.benchmark SYSTEM       (feelvos, stm, ...)
     python -m vos_jax.benchmark metrics
     python -m vos_jax.benchmark stream --system SYSTEM
+    python -m vos_jax.benchmark data --config FILE|NAME[:PRESET]
 
 Every case is compiled first (metrics are host code and need none); then all cases run in turn,
 round after round, so that a busy machine slows them all, and the table gives medians. The bare
@@ -12,7 +13,8 @@ matrix product (the distances' inner products, computed and dropped) is measured
 Extra memory is what a call needs beside its arguments: `temp` as XLA plans it and, with --peak, the
 growth of the resident set of a fresh process that runs only this case (Linux).
 
-`stream` sends a long video through the streaming segmenter and looks at what could grow.
+`stream` sends a long video through the streaming segmenter and looks at what could grow. `data`
+makes training clips and has flags of its own (benchmarks/data.py).
 
 A stage is a function of the command's options that returns its cases: STAGES lists those of the
 operations, every system of SYSTEMS is one, and vos_jax/benchmarks holds them.
@@ -26,6 +28,7 @@ from functools import partial
 
 import jax
 
+from vos_jax.benchmarks import data
 from vos_jax.benchmarks.kernels import kernel_cases
 from vos_jax.benchmarks.matching import matching_cases
 from vos_jax.benchmarks.measuring import Case, case_table, measure, resident_growth
@@ -51,6 +54,8 @@ def stages_by_name() -> dict[str, Callable[[argparse.Namespace], list[Case]]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command: measure one stage and print its table."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] == ["data"]:
+        return data.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="python -m vos_jax.benchmark", description=__doc__.split("\n")[0]
     )
@@ -58,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in stages_by_name():
         _add_case_options(stages.add_parser(name, help=f"{name}, case by case"), name)
     _add_stream_options(stages.add_parser("stream", help="a long video, frame by frame"))
+    stages.add_parser("data", help="training clips, by cores and processes")
     options = parser.parse_args(arguments)
     if options.stage == "stream":
         _run_stream(parser, options)

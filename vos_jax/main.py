@@ -90,6 +90,8 @@ def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, A
         jax.process_index(),
         jax.process_count(),
         workers=config.data.workers,
+        processes=config.data.processes,
+        transport=config.data.transport,
     )
 
 

@@ -171,7 +171,8 @@ def score(
     if unknown:
         raise ValueError(f"options {unknown} do not go with protocol {protocol}")
     if "meta" in options:  # readers look beside the data set
-        options["meta"] = os.path.abspath(options["meta"])
+        meta = epath.Path(options["meta"])
+        options["meta"] = os.fspath(meta if meta.is_absolute() else meta.absolute())
     subset = subset or data_set.subset
     videos = data_set.open(gt, subset, **options)
     if rules.seen is not None:

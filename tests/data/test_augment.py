@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from vos_jax.data.augment import Balance, augment, random_crop
+from vos_jax.data.objects import nearest_index
 from vos_jax.data.sampling import RejectedClip, reference_and_run
 from vos_jax.data.synthetic import synthetic_videos
 
@@ -47,6 +48,42 @@ def test_scaled_crops_agree_with_the_whole_picture_resized():
         x = x[::-1] if where.flip else x
         np.testing.assert_allclose(out[0, ..., 0], np.tile(y[:, None], (1, 32)), atol=1e-4)
         np.testing.assert_allclose(out[0, ..., 1], np.tile(x, (24, 1)), atol=1e-4)
+
+
+def resized(x, size):
+    """The whole of a picture resized, rows before columns, in float32."""
+    for axis, (n, m) in enumerate(zip(x.shape, size, strict=False)):
+        position = np.arange(m, dtype=np.float32) * (np.float32(n - 1) / np.float32(m - 1))
+        near = position.astype(int)
+        weight = np.expand_dims(position - near.astype(np.float32), (1 - axis, 2))
+        low = np.take(x, near, axis).astype(np.float32)
+        high = np.take(x, np.minimum(near + 1, n - 1), axis).astype(np.float32)
+        x = low + weight * (high - low)
+    return x
+
+
+@pytest.mark.parametrize("crop", [(24, 32), (64, 64)], ids=["inside", "padded"])
+def test_what_is_cut_is_to_the_bit_a_part_of_the_whole_resized_padded_and_mirrored(crop):
+    size = (41, 50)
+    image = np.random.default_rng(0).integers(0, 256, (1, *size, 3), np.uint8)
+    mask = np.random.default_rng(1).integers(0, 9, (1, *size), np.uint8)
+    settings = dict(scale=(0.9, 1.3), flip=0.5)
+    seen = set()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        out, labels = augment(image, mask, rng, crop=crop, groups=((0,),), **settings)
+        where = random_crop(np.random.default_rng(seed), size, crop, **settings)
+        whole = np.full((128, 160, 3), 127.5, np.float32)
+        whole[: where.size[0], : where.size[1]] = resized(image[0], where.size)
+        ids = np.full(whole.shape[:2], 255, np.uint8)
+        nearest = np.ix_(*(nearest_index(n, m) for n, m in zip(size, where.size, strict=True)))
+        ids[: where.size[0], : where.size[1]] = mask[0][nearest]
+        place = np.s_[where.top : where.top + crop[0], where.left : where.left + crop[1]]
+        step = -1 if where.flip else 1
+        np.testing.assert_array_equal(out[0], whole[place][:, ::step])
+        np.testing.assert_array_equal(labels[0], ids[place][:, ::step])
+        seen.add(where.flip)
+    assert seen == {True, False}
 
 
 def test_labels_move_with_the_pixels():

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -7,7 +8,7 @@ from vos_jax.data.pipeline import Examples
 from vos_jax.data.sampling import RejectedClip, ordered, still
 from vos_jax.data.sources import Source
 from vos_jax.data.synthetic import synthetic_videos
-from vos_jax.data.warp import Warp, paste
+from vos_jax.data.warp import Warp, cut_warped, paste
 
 CROP = (48, 64)
 PLAIN = {"crop": CROP, "scale": (1.0, 1.0), "flip": 0.0, "groups": ((0, 1, 2),)}
@@ -61,6 +62,37 @@ def test_the_middle_turns_and_zooms_in_place():
     np.testing.assert_allclose(zoomed @ (30, 10, 1), (25, 10))  # twice as large: half as far out
 
 
+def test_a_warped_crop_is_the_picture_looked_up_at_every_place_mapped_on_its_own(video):
+    crop, scaled, corner = CROP, (120, 150), (7, 11)
+    warp = Warp(rotate=20, shear=10, zoom=(0.8, 1.2), shift=0.1, elastic=3.0, colour=0.3)
+    image, labels = video.frame(0), video.mask(0)
+    where = dict(crop=crop, scaled=scaled, corner=corner, fill=99.0)
+    out, ids = cut_warped(image, labels, np.random.default_rng(5), warp, **where)
+
+    rng = np.random.default_rng(5)
+    matrix = warp.matrix(rng, crop)
+    coarse = rng.uniform(-3, 3, (2, 4, 4))
+    waves = [cv2.resize(c, crop[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse]
+    y, x = np.mgrid[: crop[0], : crop[1]]
+    places = np.einsum("ij,jhw->ihw", matrix, np.stack([x, y, np.ones(crop)])) + waves
+    maps = [
+        ((places[k] + corner[1 - k] + 0.5) * labels.shape[1 - k] / scaled[1 - k] - 0.5)
+        for k in range(2)
+    ]
+    maps = [m.astype(np.float32) for m in maps]
+    border = dict(borderMode=cv2.BORDER_CONSTANT)
+    plain = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderValue=(99,) * 3, **border)
+    seen = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderValue=VOID, **border)
+    # places that differ in the last bit may fall on two sides of the 1/32 pixel of OpenCV
+    assert (ids == seen).mean() > 0.999
+    saturation, contrast, brightness = rng.uniform(0.7, 1.3, 3)
+    grey = plain.mean(axis=2, keepdims=True)
+    expected = grey + saturation * (plain - grey)
+    expected = (expected.mean() + contrast * (expected - expected.mean())) * brightness
+    near = np.abs(out - np.clip(expected, 0, 255)) < 2e-4
+    assert near.mean() > 0.999 and out.dtype == np.float32
+
+
 def test_colours_change_and_stay_in_range(video):
     clip = clip_of(video, [0, 0, 0])
     frames, _ = augment(*clip, np.random.default_rng(0), **PLAIN, warp=Warp(colour=0.5))
@@ -76,6 +108,22 @@ def test_pasted_objects_lie_on_top_with_ids_of_their_own():
     assert (ids[1:3, 2:4] == 3).all() and (ids == 3).sum() == 4
     assert (out[1:3, 2:4] == 9).all() and (out == 9).sum() == 12
     assert ids[0, 0] == 2  # void of the pasted picture is not pasted
+
+
+@pytest.mark.parametrize("first", [1, 7, 250, 254, 255])
+def test_pasting_chooses_pixel_by_pixel_and_ids_that_do_not_fit_stay_out(first):
+    rng = np.random.default_rng(first)
+    frame, other = rng.uniform(0, 255, (2, 9, 11, 3)).astype(np.float32)
+    labels, layer = rng.integers(0, 256, (2, 9, 11), np.uint8)
+    layer[:5] %= 4
+    before = frame.copy(), labels.copy()
+    out, ids = paste(frame, labels, other, layer, first)
+    for y, x in np.ndindex(labels.shape):
+        new = int(layer[y, x]) + first - 1
+        laid = 0 < layer[y, x] < VOID and new < VOID
+        assert ids[y, x] == (new if laid else labels[y, x])
+        assert (out[y, x] == (other if laid else frame)[y, x]).all()
+    assert (frame == before[0]).all() and (labels == before[1]).all()
 
 
 def test_ordered_frames_go_forward_by_at_most_the_gap():

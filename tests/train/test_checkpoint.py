@@ -189,6 +189,7 @@ def test_workdir_of_the_same_run_is_continued_with_other_reports_and_devices(tmp
     config.log.every = 7
     config.eval.every = 1
     config.mesh.fsdp = 4
+    config.data = {"workers": 3, "processes": 2}
     for note in ("second", "third"):
         prepare_workdir(tmp_path, config, {"note": note})
     manifest = json.loads((tmp_path / "manifest.json").read_text())

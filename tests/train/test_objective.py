@@ -68,3 +68,28 @@ def test_without_teacher_forcing_true_masks_of_later_frames_are_not_even_looked_
     programs = [str(jax.make_jaxpr(lambda m, n=n: loss(m, n))(masks)) for n in (0, 3)]
     assert len(programs[0]) < len(programs[1])
     np.testing.assert_array_equal(loss(masks, 0), loss(masks, 3))  # and step 9 is past 3
+
+
+class Bright(Echo):
+    """Its loss is the brightness of what it is shown, in the frames and in the batch."""
+
+    def start(self, features, masks, valid, num_references=1, train=False):
+        assert features.dtype == jnp.float32
+        return masks * features.mean()
+
+    def losses(self, predictions, batch, step):
+        assert batch["frames"].dtype == jnp.float32
+        return super().losses(predictions, batch, step) + batch["frames"].mean(axis=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("transport", ["float16", "uint8"])
+def test_the_model_gets_float32_whatever_dtype_frames_travelled_in(transport):
+    train = {"num_given": 1, "teacher_forcing_steps": 0, "frames_apart": False}
+    objective = make_objective(Bright(), train, {})
+    frames = np.random.default_rng(0).integers(0, 256, (1, 4, 8, 8, 3)).astype(np.float32)
+
+    def loss(frames):
+        return objective({}, {**batch(4), "frames": frames}, jnp.int32(0), jax.random.key(0))[0]
+
+    np.testing.assert_array_equal(loss(frames.astype(transport)), loss(frames))
+    assert loss(frames) > 100

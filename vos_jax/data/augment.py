@@ -12,6 +12,7 @@ stretches frames that are smaller than the crop, here they are padded (its scale
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -79,8 +80,8 @@ def augment(
         raise ValueError(
             f"groups must hold each frame 0..{len(frames) - 1} of a clip once, got {groups}"
         )
-    out_frames = np.full((len(frames), *crop, 3), MEAN_GREY, np.float32)
-    out_masks = np.full((len(frames), *crop), VOID, np.uint8)
+    out_frames = np.empty((len(frames), *crop, 3), np.float32)
+    out_masks = np.empty((len(frames), *crop), np.uint8)
     size = crop if fit == "stretch" else frames.shape[1:3]
     unit = short_side / min(size) if short_side and fit == "crop" else 1.0
     for group in groups:
@@ -103,10 +104,13 @@ def augment(
                     fill=MEAN_GREY,
                 )
             h, w = labels.shape
-            out_frames[t, :h, :w], out_masks[t, :h, :w] = image, labels
+            columns = slice(w)
             if where.flip:
-                out_frames[t] = out_frames[t, :, ::-1].copy()
-                out_masks[t] = out_masks[t, :, ::-1].copy()
+                image, labels = cv2.flip(image, 1), cv2.flip(labels, 1)
+                columns = slice(crop[1] - w, None)
+            if (h, w) != crop:
+                out_frames[t], out_masks[t] = MEAN_GREY, VOID
+            out_frames[t, :h, columns], out_masks[t, :h, columns] = image, labels
     return out_frames, out_masks
 
 
@@ -162,9 +166,12 @@ def _cut(image: np.ndarray, where: Crop, crop: tuple[int, int], interpolation: s
     if interpolation == "cubic":
         image = image.astype(np.float32)  # or cv2 would clip and round
         return cv2.resize(image, where.size[::-1], interpolation=cv2.INTER_CUBIC)[spans]
-    for axis, (n, s, span) in enumerate(zip(size, where.size, spans, strict=True)):
-        image = _interpolate(image, n, s, span, axis)
-    return image.astype(np.float32)
+    rows, columns = (_taps(*axis) for axis in zip(size, where.size, spans, strict=True))
+    image = image[:, columns.near[0] : columns.far[-1] + 1]  # what else a row holds is not needed
+    columns = columns._replace(
+        near=columns.near - columns.near[0], far=columns.far - columns.near[0]
+    )
+    return _interpolated(_interpolated(image, rows, 0), columns, 1)
 
 
 def _cut_labels(
@@ -172,8 +179,11 @@ def _cut_labels(
 ) -> np.ndarray:
     """The part of the scaled labels that lies in the crop, computed nowhere else."""
     index = nearest_index if interpolation == "linear" else _floor_index
-    axes = zip(labels.shape, where.size, _spans(where, crop), strict=True)
-    return labels[np.ix_(*(index(n, s)[span] for n, s, span in axes))]
+    rows, columns = (
+        index(n, s)[span]
+        for n, s, span in zip(labels.shape, where.size, _spans(where, crop), strict=True)
+    )
+    return labels[rows].take(columns, axis=1)
 
 
 def _spans(where: Crop, crop: tuple[int, int]) -> tuple[slice, slice]:
@@ -190,16 +200,32 @@ def _floor_index(n: int, m: int) -> np.ndarray:
     return np.minimum((np.arange(m) * (n / m)).astype(int), n - 1)
 
 
-def _interpolate(x: np.ndarray, n: int, m: int, span: slice, axis: int) -> np.ndarray:
-    """Linear resizing n -> m of one axis with align_corners=True, only the outputs in `span`."""
-    if n == m:
-        return x[(slice(None),) * axis + (span,)]
+class _Taps(NamedTuple):
+    """Between which two places of the source each output of an axis lies, and how near the second.
+
+    int [m], int [m] and float32 [m].
+    """
+
+    near: np.ndarray
+    far: np.ndarray
+    weight: np.ndarray
+
+
+def _taps(n: int, m: int, span: slice) -> _Taps:
+    """Of linear resizing n -> m with align_corners=True, for the outputs in `span`."""
     step = np.float32(n - 1) / np.float32(max(m - 1, 1))
     position = np.arange(m, dtype=np.float32)[span] * step
     near = np.minimum(position.astype(int), n - 1)
-    far = np.minimum(near + 1, n - 1)
-    weight = (position - near).astype(np.float32)
-    weight = weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    low = np.take(x, near, axis).astype(np.float32)
-    high = np.take(x, far, axis).astype(np.float32)
-    return low + weight * (high - low)
+    return _Taps(near, np.minimum(near + 1, n - 1), (position - near).astype(np.float32))
+
+
+def _interpolated(x: np.ndarray, taps: _Taps, axis: int) -> np.ndarray:
+    """near + weight * (far - near) along an axis, float32."""
+    near = np.take(x, taps.near, axis).astype(np.float32, copy=False)
+    if not taps.weight.any():
+        return near
+    out = np.take(x, taps.far, axis).astype(np.float32, copy=False)
+    out -= near
+    out *= taps.weight.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    out += near
+    return out

@@ -24,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import VOID, Objects, Video
-from vos_jax.data.folders import frames_of, read_at, read_lines, read_on_frame, some
+from vos_jax.data.folders import PairedFiles, frames_of, read_lines, some
 from vos_jax.data.frames import list_masks, read_image
 from vos_jax.data.masks import read_mask
 
@@ -153,15 +153,15 @@ def _open_sequence(
         _check_masks(masks, stems, set(by_stem))
     mask_files = [by_stem.get(stem) for stem in stems]
     read = partial(read_mask, binary=True if year == 2016 else None)
-    load_mask = partial(read_on_frame, read, frame_files, mask_files)
+    pairs = PairedFiles(frame_files, mask_files, read)
     return Video(
         name=name,
         dataset=f"davis{year}",
         frame_names=stems,
         mask_files=[None if file is None else str(file) for file in mask_files],
-        load_frame=partial(read_at, read_image, frame_files),
-        load_mask=load_mask,
-        describe=partial(_described, describe, load_mask, frame_files)
+        load_frame=pairs.frame,
+        load_mask=pairs.mask,
+        describe=partial(_described, describe, pairs.mask, frame_files)
         if annotated
         else partial(_unknown_objects, frame_files),
     )

@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import Objects
-from vos_jax.data.frames import image_facts, list_frames
+from vos_jax.data.frames import image_facts, list_frames, read_turned
 
 T = TypeVar("T")
 
@@ -21,18 +21,38 @@ def read_at(read: Callable[[epath.Path], T], files: Sequence[epath.Path], t: int
     return read(files[t])
 
 
-def read_on_frame(
-    read: Callable[..., np.ndarray],
-    frames: Sequence[epath.Path],
-    masks: Sequence[epath.Path],
-    t: int,
-) -> np.ndarray:
-    """The mask of frame t, turned like it: read(masks[t], size=, turn=) where the frame is turned.
+class PairedFiles:
+    """The frames and masks of a video, each in a file that is asked for once.
 
-    A frame that lies as it is stored leaves the size to who reads both.
+    A mask is turned like its frame. How that was turned is remembered where it was read before its
+    mask, so that on a remote store the mask takes no second request for the frame.
     """
-    size, turn = image_facts(frames[t])
-    return read(masks[t]) if turn == 1 else read(masks[t], size=size, turn=turn)
+
+    def __init__(
+        self,
+        frames: Sequence[epath.Path],
+        masks: Sequence[epath.Path],
+        read_mask: Callable[..., np.ndarray],
+    ):
+        self._frames, self._masks, self._read_mask = frames, masks, read_mask
+        self._facts: dict[int, tuple[tuple[int, int], int]] = {}  # size and orientation
+
+    def frame(self, t: int) -> np.ndarray:
+        """Frame t, uint8 [H, W, 3] RGB, upright."""
+        image, turn = read_turned(self._frames[t])
+        self._facts[t] = image.shape[:2], turn
+        return image
+
+    def mask(self, t: int) -> np.ndarray:
+        """The mask of frame t: read_mask(file, size=, turn=) where the frame is turned.
+
+        A frame that lies as it is stored leaves the size to who reads both.
+        """
+        if t not in self._facts:
+            self._facts[t] = image_facts(self._frames[t])
+        size, turn = self._facts[t]
+        file = self._masks[t]
+        return self._read_mask(file) if turn == 1 else self._read_mask(file, size=size, turn=turn)
 
 
 def read_text(path: epath.Path) -> str:

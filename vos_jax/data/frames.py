@@ -115,7 +115,12 @@ def open_frames(path) -> FrameSource:
 
 def read_image(path) -> np.ndarray:
     """Read an image file as uint8 [H, W, 3] RGB, upright; ValueError, FileNotFoundError name it."""
-    return decode_image(read_bytes(path), str(path))
+    return read_turned(path)[0]
+
+
+def read_turned(path) -> tuple[np.ndarray, int]:
+    """`read_image`, and the orientation of EXIF by which it was turned, 1 for not at all."""
+    return _decoded(read_bytes(path), str(path))
 
 
 def decode_image(data: bytes, where: str) -> np.ndarray:
@@ -238,7 +243,7 @@ def _open_folder(folder: epath.Path) -> FrameSource:
     def read(wanted):
         turned, listed = 0, list(by_stem.items())
         for stem, file in listed if wanted is None else [listed[index] for index in wanted]:
-            frame, turn = _decoded(read_bytes(file), str(file))
+            frame, turn = read_turned(file)
             turned += turn != 1
             yield stem, str(file), frame
         if turned:

@@ -23,15 +23,14 @@ from PIL import Image
 
 from vos_jax.data.clip import Objects, Video, first_frame_objects
 from vos_jax.data.folders import (
+    PairedFiles,
     frames_of,
-    read_at,
     read_lines,
-    read_on_frame,
     require_folders,
     some,
     subfolders,
 )
-from vos_jax.data.frames import list_images, list_masks, read_image
+from vos_jax.data.frames import list_images, list_masks
 from vos_jax.data.image_file import load, open_image, orientation, read_bytes, upright
 from vos_jax.data.masks import decode_mask, mask_turn
 
@@ -179,15 +178,15 @@ def _listed(path: epath.Path, image_files: dict, folder: epath.Path) -> list[str
 
 
 def _video(stem: str, image: epath.Path, mask: epath.Path) -> Video:
-    load_mask = partial(read_on_frame, read_pair_mask, [image], [mask])
+    pair = PairedFiles([image], [mask], read_pair_mask)
     return Video(
         name=stem,
         dataset="images",
         frame_names=[stem],
         mask_files=[str(mask)],
-        load_frame=partial(read_at, read_image, [image]),
-        load_mask=load_mask,
-        describe=partial(_objects, load_mask),
+        load_frame=pair.frame,
+        load_mask=pair.mask,
+        describe=partial(_objects, pair.mask),
     )
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vos_jax.data.clip import VOID
+from vos_jax.data.clip import VOID, pixel_counts
 from vos_jax.data.image_file import (
     QUARTER_TURNS,
     bits_per_sample,
@@ -212,7 +212,7 @@ def _check_palette(image: Image.Image, values: np.ndarray, where: str) -> None:
     Tools that sort or compact a palette, in every frame another way, leave such files.
     """
     colours = np.reshape(image.getpalette() or [], (-1, 3))
-    used = np.flatnonzero(np.bincount(values.ravel(), minlength=1))
+    used = np.flatnonzero(pixel_counts(values))
     used = used[used < len(colours)]
     shown = colours[used]
     if (shown == shown[:, :1]).all():  # greys, as of an image that was grey before
@@ -277,7 +277,7 @@ def _from_colours(rgb: np.ndarray, where: str) -> np.ndarray:
 
 def _labels(values: np.ndarray, palette: bool, where: str, binary: bool | None) -> np.ndarray:
     """Check that the values are clean ids, and settle what 255 means."""
-    counts = np.bincount(values.ravel(), minlength=256)
+    counts = pixel_counts(values)
     present = np.flatnonzero(counts)
     ids = present[(present != 0) & (present != VOID)]
     if len(ids) > MANY_IDS and (why := _no_drawing(values, counts, ids)):

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from vos_jax.data.clip import VOID
+from vos_jax.data.clip import VOID, pixel_counts
 from vos_jax.data.sampling import RejectedClip
 
 STRIDE = 4  # of the grid on which labels are matched
@@ -46,30 +47,29 @@ def choose_objects(
             f"no object of the cropped reference covers more than {choice.pixels} pixels"
         )
     if len(ids) > max_objects and choice.rule == "largest":
-        sizes = np.bincount(masks[0].ravel(), minlength=256)[ids]
+        sizes = pixel_counts(masks[0])[ids]
         ids = np.sort(ids[np.argsort(-sizes, kind="stable")[:max_objects]])
     elif len(ids) > max_objects:
         ids = np.sort(rng.choice(ids, max_objects, replace=False))
     table = np.zeros(256, np.uint8)
     table[ids] = np.arange(1, len(ids) + 1)
     table[VOID] = VOID
-    return table[masks], ids
+    return cv2.LUT(masks.reshape(-1, masks.shape[-1]), table).reshape(masks.shape), ids
 
 
 def visible(labels: np.ndarray, pixels: int) -> np.ndarray:
     """Ids of the objects with more than `pixels` pixels, ascending."""
-    counts = np.bincount(labels.ravel(), minlength=256)
+    counts = pixel_counts(labels)
     counts[[0, VOID]] = 0
     return np.flatnonzero(counts > pixels)
 
 
 def _matched(reference: np.ndarray) -> np.ndarray:
-    labels = np.unique(reference)
-    labels = labels[labels != VOID]
+    labels = np.flatnonzero(pixel_counts(reference)[:VOID])
     if len(labels) < 2 or labels[0] != 0:
         raise RejectedClip("the cropped reference does not show both background and an object")
     rows, columns = (nearest_index(n, (n - 1) // STRIDE + 1) for n in reference.shape)
-    counts = np.bincount(reference[np.ix_(rows, columns)].ravel(), minlength=256)
+    counts = pixel_counts(reference[np.ix_(rows, columns)])
     if (counts[labels] < MIN_PIXELS).any():
         raise RejectedClip(
             f"a label of the cropped reference covers fewer than {MIN_PIXELS} pixels at stride"

@@ -10,31 +10,21 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 
 from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment
-from vos_jax.data.clip import VOID, Clip, Video
+from vos_jax.data.clip import VOID, Clip, Video, pixel_counts
+from vos_jax.data.example import TRANSPORTS, ExampleSequence, blank, packed
 from vos_jax.data.objects import RULES, Choice, choose_objects
+from vos_jax.data.processes import WorkerProcesses
 from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
 from vos_jax.data.sources import Source, open_sources
 from vos_jax.data.warp import Warp, paste
 
 ENDLESS = 2**62
-
-
-class ExampleSequence(Protocol):
-    """An endless sequence of examples of one form; see `Examples`, and stages.py."""
-
-    frames: int
-    crop: tuple[int, int]
-    max_objects: int
-    bad_clips: int
-
-    def example(self, i: int) -> dict:
-        """Training example i."""
 
 
 class Examples:
@@ -122,6 +112,12 @@ class Examples:
         self._skip = on_bad_clip == "skip"
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     @classmethod
     def of(cls, data: Mapping[str, Any], seed: int) -> "Examples":
         """The examples of a section config.data; the sources are those of data["train"].
@@ -184,6 +180,7 @@ class Examples:
         self, video: Video, choose: Callable, rng: np.random.Generator, max_gap: int = 1
     ) -> Clip:
         """The frames that a chooser, which may look at masks itself, takes from the video."""
+        video = video.with_masks_kept()  # a chooser may have looked at the masks that are read next
         try:
             return video.clip(choose(video, self.frames, rng, max_gap=max_gap))
         except RejectedClip:
@@ -228,7 +225,7 @@ class Examples:
             other = self._draw(rng)
             clip = self._read(other, still, rng)
             layers, layer_masks = augment(clip.frames, clip.masks, rng, **self._change)
-            first = int(np.where(masks == VOID, 0, masks).max()) + 1
+            first = int(np.flatnonzero(pixel_counts(masks)[:VOID]).max(initial=0)) + 1
             pairs = zip(frames, masks, layers, layer_masks, strict=True)
             laid = [paste(*pair, first) for pair in pairs]
             frames, masks = (np.stack(column) for column in zip(*laid, strict=True))
@@ -243,15 +240,21 @@ def batches(
     process_count: int = 1,
     workers: int = 2,
     prefetch: int = 2,
+    processes: int = 0,
+    transport: str = "float32",
 ) -> Iterator[dict]:
     """This process's rows of the global batches from example `start` on, endlessly.
 
     batch: global batch size, a multiple of process_count. Process p of P gets rows p*batch/P ...
     (p+1)*batch/P - 1 of each. Yields dicts of stacked arrays as in `Examples.example`, `name` as a
     list of str, and bad_clips, how many files this process could not read so far (some of them for
-    batches made ahead). workers: threads. prefetch: batches made ahead. Errors of an example are
-    raised when its batch is due, as they were.
+    batches made ahead). workers: threads. prefetch: batches made ahead. processes: so many worker
+    processes make the examples instead of threads, the same ones; they end when the iterator is
+    closed. transport: dtype of `frames`, see example.py. Errors of an example are raised when its
+    batch is due, as they were.
     """
+    if transport not in TRANSPORTS:
+        raise ValueError(f"config.data.transport: expected one of {TRANSPORTS}, got {transport!r}")
     if batch < 1 or batch % process_count:
         raise ValueError(
             f"config.train.batch: expected a multiple of the {process_count} processes, got {batch}"
@@ -263,6 +266,8 @@ def batches(
         batch // process_count,
         max(int(workers), 1),
         prefetch,
+        processes,
+        transport,
     )
     _OPEN.add(stream)
     return stream
@@ -281,63 +286,59 @@ def _close_streams() -> None:
 
 
 def _stream(
-    examples: ExampleSequence, first: int, batch: int, local: int, workers: int, prefetch: int
+    examples: ExampleSequence,
+    first: int,
+    batch: int,
+    local: int,
+    workers: int,
+    prefetch: int,
+    processes: int,
+    transport: str,
 ) -> Iterator[dict]:
     failures: dict[int, Exception] = {}
+    columns = blank(examples, transport)
 
     def make(row):
         i = first + int(row) // local * batch + int(row) % local
-        columns = _blank(examples)
+        made = columns
         try:
-            columns |= examples.example(i)
-            columns["name"] = columns["name"].encode()
+            made = columns | packed(examples.example(i), transport)
         except Exception as error:  # raised again below, without TensorFlow's own trace
             failures[i] = error
-        return i, *columns.values()
+        return i, *made.values()
 
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)  # the workers are the parallelism, as long as they run
-    try:
-        dataset = _dataset(make, examples, local, workers, prefetch)
-        for index, *columns in dataset.as_numpy_iterator():
+    with contextlib.ExitStack() as stack:
+        if processes:
+            examples = stack.enter_context(WorkerProcesses(examples, processes, transport))
+            workers = processes + 2  # they only wait, and always one for a process that is free
+        else:
+            stack.callback(cv2.setNumThreads, cv2.getNumThreads())
+            cv2.setNumThreads(0)  # the workers are the parallelism, as long as they run
+        dataset = _dataset(make, columns, local, workers, prefetch)
+        for index, *found in dataset.as_numpy_iterator():
             failed = next((int(i) for i in index if int(i) in failures), None)
             if failed is not None:
                 raise failures[failed]
-            rows = dict(zip(_blank(examples), columns, strict=True))
+            rows = dict(zip(columns, found, strict=True))
             rows["name"] = [name.decode() for name in rows["name"]]
             yield rows | {"bad_clips": examples.bad_clips}
-    finally:
-        cv2.setNumThreads(threads)
 
 
-def _blank(examples: ExampleSequence) -> dict[str, Any]:
-    """The columns of an example, empty."""
-    shape = (examples.frames, *examples.crop)
-    return dict(
-        frames=np.zeros((*shape, 3), np.float32),
-        labels=np.zeros(shape, np.uint8),
-        valid=np.zeros(examples.max_objects, bool),
-        classes=np.zeros(examples.max_objects, np.int32),
-        name=b"",
-        source_index=np.zeros(examples.frames, np.int32),
-    )
-
-
-def _dataset(make: Callable, examples: ExampleSequence, local: int, workers: int, prefetch: int):
+def _dataset(make: Callable, columns: dict[str, Any], local: int, workers: int, prefetch: int):
     """range -> make, in parallel but in order -> batch -> prefetch."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")
-    columns = [np.asarray(x) for x in _blank(examples).values()]
-    types = [tf.int64, *(tf.as_dtype(x.dtype.type) for x in columns)]
-    shapes = [(), *(x.shape for x in columns)]
+    arrays = [np.asarray(x) for x in columns.values()]
+    types = [tf.int64, *(tf.as_dtype(x.dtype.type) for x in arrays)]
+    shapes = [(), *(x.shape for x in arrays)]
 
     @tf.autograph.experimental.do_not_convert
     def mapped(row):
-        columns = tf.numpy_function(make, [row], types, stateful=False)
-        for column, shape in zip(columns, shapes, strict=True):
+        made = tf.numpy_function(make, [row], types, stateful=False)
+        for column, shape in zip(made, shapes, strict=True):
             column.set_shape(shape)
-        return tuple(columns)
+        return tuple(made)
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers

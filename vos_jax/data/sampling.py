@@ -5,7 +5,7 @@ CHOOSERS maps the name in a config to a function (video, length, rng) -> `length
 
 import numpy as np
 
-from vos_jax.data.clip import VOID, Video
+from vos_jax.data.clip import VOID, Video, pixel_counts
 
 TRIES = 5  # of CFBI's draws: of a reference with foreground, and of a clip whose objects it shows
 FOREGROUND = 200  # pixels that such a reference has more than
@@ -80,7 +80,7 @@ def reference_and_sequence(
     def areas(t: int) -> np.ndarray:
         """Pixels of each object in frame t, by id."""
         if t not in sizes:
-            sizes[t] = np.bincount(video.mask(t).ravel(), minlength=256)
+            sizes[t] = pixel_counts(video.mask(t))
             sizes[t][[0, VOID]] = 0
         return sizes[t]
 

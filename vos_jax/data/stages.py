@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from vos_jax.data.pipeline import Examples, ExampleSequence
+from vos_jax.data.example import ExampleSequence
+from vos_jax.data.pipeline import Examples
+
+STAGES = ("main", "pretrain", "alternate")
+COUNTERS = ("steps", "every")  # say when a stage's examples come, not what they are
 
 
 class _Combined:
@@ -71,16 +75,19 @@ def training_examples(config: Mapping[str, Any]) -> ExampleSequence:
     data.alternate.every steps, data.pretrain what is different in the first data.pretrain.steps
     steps; their keys replace those of data.
     """
-    data, seed, batch = config["data"], config["seed"], config["train"]["batch"]
-    examples: ExampleSequence = Examples.of(data, seed)
+    data, batch = config["data"], config["train"]["batch"]
+    examples: ExampleSequence = stage_examples(config, "main")
     if every := data["alternate"]["every"]:
-        first = Examples.of(_changed(data, "alternate", "every"), seed)
-        examples = Alternating(first, every, examples, batch)
+        examples = Alternating(stage_examples(config, "alternate"), every, examples, batch)
     if steps := data["pretrain"]["steps"]:
-        first = Examples.of(_changed(data, "pretrain", "steps"), seed)
-        examples = Staged(first, steps * batch, examples)
+        examples = Staged(stage_examples(config, "pretrain"), steps * batch, examples)
     return examples
 
 
-def _changed(data: Mapping[str, Any], section: str, counter: str) -> dict[str, Any]:
-    return {**data, **{name: field for name, field in data[section].items() if name != counter}}
+def stage_examples(config: Mapping[str, Any], stage: str) -> Examples:
+    """The examples of one of STAGES alone, whether or not the run has it; config: as above."""
+    data = config["data"]
+    own = {} if stage == "main" else data[stage]
+    return Examples.of(
+        {**data, **{k: v for k, v in own.items() if k not in COUNTERS}}, config["seed"]
+    )

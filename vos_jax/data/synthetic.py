@@ -10,11 +10,11 @@ Objects are 1..K; everything follows the DAVIS rule (given in frame 0, scored in
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
-from vos_jax.data.clip import Video, first_frame_objects
+from vos_jax.data.clip import Objects, Video, first_frame_objects
 
 # Frozen: changing any of these changes synthetic-v1.
 NAME = "synthetic-v1"
@@ -107,10 +107,22 @@ def _video(split: str, index: int, num_frames: int) -> Video:
         dataset=NAME,
         frame_names=[f"{t:05d}" for t in range(num_frames)],
         mask_files=[f"{NAME}/{name}/{t:05d}" for t in range(num_frames)],
-        load_frame=lambda t: render(split, index, t)[0],
-        load_mask=lambda t: _drawn(split, index, t)[1].copy(),
-        describe=lambda: first_frame_objects(_drawn(split, index, 0)[1], num_frames),
+        load_frame=partial(_frame, split, index),
+        load_mask=partial(_mask, split, index),
+        describe=partial(_objects, split, index, num_frames),
     )
+
+
+def _frame(split: str, index: int, t: int) -> np.ndarray:
+    return render(split, index, t)[0]
+
+
+def _mask(split: str, index: int, t: int) -> np.ndarray:
+    return _drawn(split, index, t)[1].copy()
+
+
+def _objects(split: str, index: int, num_frames: int) -> Objects:
+    return first_frame_objects(_drawn(split, index, 0)[1], num_frames)
 
 
 @lru_cache(maxsize=16)  # the mask of a frame is usually asked for right after its picture

@@ -5,9 +5,13 @@ decoded only when a clip asks for it; the encoded bytes of the split stay in hos
 0.3 GB for the 60 training videos at 480p). TensorFlow is imported on use.
 """
 
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
 from etils import epath
 
-from vos_jax.data.clip import Video, first_frame_objects
+from vos_jax.data.clip import Objects, Video, first_frame_objects
 from vos_jax.data.frames import decode_image
 from vos_jax.data.masks import decode_mask
 
@@ -70,16 +74,26 @@ def _video(record: dict) -> Video:
     name = record["metadata"]["video_name"].decode()
     frames = [bytes(data) for data in record["video"]["frames"]]
     masks = [bytes(data) for data in record["video"]["segmentations"]]
-
-    def load_mask(t: int):
-        return decode_mask(masks[t], f"davis/{name}, mask {t}", binary=False)
-
+    load_mask = partial(_mask, name, masks)
     return Video(
         name=name,
         dataset="davis2017",
         frame_names=[f"{t:05d}" for t in range(len(frames))],
         mask_files=[f"davis/{name}, mask {t}" for t in range(len(frames))],
-        load_frame=lambda t: decode_image(frames[t], f"davis/{name}, frame {t}"),
+        load_frame=partial(_frame, name, frames),
         load_mask=load_mask,
-        describe=lambda: first_frame_objects(load_mask(0), len(frames)),
+        describe=partial(_objects, load_mask, len(frames)),
     )
+
+
+# Functions, not closures: worker processes are handed the videos.
+def _frame(name: str, frames: list[bytes], t: int) -> np.ndarray:
+    return decode_image(frames[t], f"davis/{name}, frame {t}")
+
+
+def _mask(name: str, masks: list[bytes], t: int) -> np.ndarray:
+    return decode_mask(masks[t], f"davis/{name}, mask {t}", binary=False)
+
+
+def _objects(load_mask: Callable[[int], np.ndarray], num_frames: int) -> Objects:
+    return first_frame_objects(load_mask(0), num_frames)

@@ -72,14 +72,17 @@ def cut_warped(
         image = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_AREA)
         labels = cv2.resize(labels, scaled[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     height, width = labels.shape
-    x, y = np.meshgrid(np.arange(crop[1], dtype=float), np.arange(crop[0], dtype=float))
-    matrix = warp.matrix(rng, crop)
-    places = matrix[:, :2] @ np.stack([x.ravel(), y.ravel()]) + matrix[:, 2:]
-    x, y = places.reshape(2, *crop) + _waves(rng, warp.elastic, crop)
-    # Pixel centres of the scaled image to those of the image at hand.
-    x = (x + corner[1] + 0.5) * (width / scaled[1]) - 0.5
-    y = (y + corner[0] + 0.5) * (height / scaled[0]) - 0.5
-    maps = x.astype(np.float32), y.astype(np.float32)
+    # From places in the unwarped crop to pixel centres of the image at hand.
+    step = np.array([width / scaled[1], height / scaled[0]])
+    across, down, shift = (step[:, None] * warp.matrix(rng, crop)).T
+    shift += (np.array(corner[::-1]) + 0.5) * step - 0.5
+    # A place is the sum of what its column and what its row add.
+    columns = across[:, None] * np.arange(crop[1], dtype=float) + shift[:, None]
+    rows = down[:, None] * np.arange(crop[0], dtype=float)
+    places = rows[:, :, None] + columns[:, None]
+    if warp.elastic:
+        places += _waves(rng, warp.elastic, crop) * step[:, None, None]
+    maps = places.astype(np.float32)
     border = cv2.BORDER_CONSTANT
     out = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=border, borderValue=(fill,) * 3)
     ids = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderMode=border, borderValue=VOID)
@@ -94,16 +97,15 @@ def paste(
     frame, other: [h, w, 3]. labels, other_labels: uint8 [h, w]; void of the other stays out.
     Returns both anew; ids above 254 do not fit and stay out.
     """
-    inside = (other_labels > 0) & (other_labels != VOID)
-    ids = other_labels.astype(int) + first - 1
-    inside &= ids < VOID
-    return np.where(inside[..., None], other, frame), np.where(inside, ids, labels).astype(np.uint8)
+    table = np.zeros(256, np.uint8)  # new ids; 0: stays out
+    table[1 : VOID - first + 1] = np.arange(first, VOID)
+    ids = cv2.LUT(other_labels, table)
+    inside = (ids > 0).astype(np.uint8)
+    return cv2.copyTo(other, inside, frame.copy()), cv2.copyTo(ids, inside, labels.copy())
 
 
 def _waves(rng: np.random.Generator, reach: float, crop: tuple[int, int]) -> np.ndarray:
     """Smooth random displacements [2, h, w] of at most about `reach` pixels."""
-    if reach == 0:
-        return np.zeros((2, *crop))
     coarse = rng.uniform(-reach, reach, (2, GRID, GRID))
     return np.stack([cv2.resize(c, crop[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse])
 
@@ -113,7 +115,10 @@ def _recolour(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.
     if amount == 0:
         return image
     saturation, contrast, brightness = rng.uniform(1 - amount, 1 + amount, 3)
-    grey = image.mean(axis=2, keepdims=True)
-    image = grey + saturation * (image - grey)
-    mean = image.mean()
-    return np.clip((mean + contrast * (image - mean)) * brightness, 0, 255).astype(np.float32)
+    # Saturation moves colours from their grey, contrast from the mean of the image, which the first
+    # leaves as it is; all three are one linear map of (red, green, blue, 1).
+    mix = saturation * np.eye(3) + (1 - saturation) / 3
+    mean = np.mean(cv2.mean(image)[:3])
+    offset = np.full((3, 1), (1 - contrast) * brightness * mean)
+    image = cv2.transform(image, np.hstack([contrast * brightness * mix, offset]))
+    return np.clip(image, 0, 255, out=image)

@@ -25,7 +25,7 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import Objects, Video
-from vos_jax.data.folders import read_at, read_lines, read_on_frame, read_text, require_folders
+from vos_jax.data.folders import PairedFiles, read_at, read_lines, read_text, require_folders
 from vos_jax.data.frames import list_frames, list_masks, read_image
 from vos_jax.data.masks import read_mask
 
@@ -54,7 +54,7 @@ def open_youtube_vos(
         "YouTube-VOS has <dir>/<split>/JPEGImages, <dir>/<split>/Annotations and"
         " <dir>/<split>/meta.json, the splits are train, valid and test",
     )
-    videos = read_meta(root / (meta or "meta.json"))
+    videos = read_meta(root / epath.Path(meta or "meta.json"))  # text would not do for gs://
     images = _images(root) if frames == "all" and split in THINNED else root / "JPEGImages"
 
     def open_one(name: str) -> Video:
@@ -169,9 +169,11 @@ def _open_video(images: epath.Path, masks: epath.Path, meta: dict, frames: str) 
     files = [frame_files[stem] for stem in stems]
     files_of_masks = [mask_files.get(stem) for stem in stems]
     if frames == "masks":  # whose images need not be there
+        load_frame = partial(read_at, read_image, files)
         load_mask = partial(read_at, read_mask, files_of_masks)
     else:
-        load_mask = partial(read_on_frame, read_mask, files, files_of_masks)
+        pairs = PairedFiles(files, files_of_masks, read_mask)
+        load_frame, load_mask = pairs.frame, pairs.mask
     objects = meta["objects"]
     categories = [objects[key].get("category", "") for key in sorted(objects, key=int)]
     return Video(
@@ -179,7 +181,7 @@ def _open_video(images: epath.Path, masks: epath.Path, meta: dict, frames: str) 
         dataset="youtube_vos",
         frame_names=stems,
         mask_files=[None if file is None else str(file) for file in files_of_masks],
-        load_frame=partial(read_at, read_image, files),
+        load_frame=load_frame,
         load_mask=load_mask,
         describe=partial(
             _objects,

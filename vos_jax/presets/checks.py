@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from vos_jax.data.augment import FITS, INTERPOLATIONS
+from vos_jax.data.example import TRANSPORTS
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
 from vos_jax.metrics.protocols import PROTOCOLS
@@ -138,6 +139,8 @@ DATA = {
     "balance.pixels": whole(),
     "paste": whole(0, 254),
     "workers": whole(1, 1024),
+    "processes": whole(0, 1024),
+    "transport": one_of(*TRANSPORTS),
     "on_bad_clip": one_of("raise", "skip"),
 }
 RULES = {
@@ -231,7 +234,11 @@ def check_config(config: Mapping) -> None:
         if not rule.holds(value)
     ]
     if not problems and "data" in config and "train" in config:
-        problems = [*_frames_that_do_not_fit(config), *_slots_that_do_not_fit(config)]
+        problems = [
+            *_frames_that_do_not_fit(config),
+            *_transport_that_does_not_fit(config["data"]),
+            *_slots_that_do_not_fit(config),
+        ]
     if problems:
         raise ValueError("\n".join(problems))
 
@@ -258,11 +265,7 @@ def _ruled(config: Mapping) -> Iterator[tuple[str, Any, Rule]]:
 def _frames_that_do_not_fit(config: Mapping) -> Iterator[str]:
     """Fields that count the frames of a clip in different ways."""
     data = config["data"]
-    stages = {"data": {}}
-    for name, count in {"pretrain": "steps", "alternate": "every"}.items():
-        if data.get(name, {}).get(count):
-            stages[f"data.{name}"] = data[name]
-    for place, own in stages.items():
+    for place, own in _stages(data).items():
         frames = own.get("clip", data["clip"]).get("frames", data["clip"]["frames"])
         groups = own.get("groups", data["groups"])
         if sorted(t for group in groups for t in group) != list(range(frames)):
@@ -275,6 +278,26 @@ def _frames_that_do_not_fit(config: Mapping) -> Iterator[str]:
                 f"config.train.num_given: expected fewer than the {frames} frames of a clip"
                 f" (config.{place}.clip.frames), found {config['train']['num_given']}"
             )
+
+
+def _transport_that_does_not_fit(data: Mapping) -> Iterator[str]:
+    """Whole grey levels of 0..255 for frames that are none."""
+    for place, own in _stages(data).items():
+        how = own.get("interpolation", data["interpolation"])
+        if data.get("transport") == "uint8" and how == "cubic":
+            yield (
+                f"config.data.transport: expected float32 or float16 where"
+                f" config.{place}.interpolation is cubic, whose values leave 0..255, found uint8"
+            )
+
+
+def _stages(data: Mapping) -> dict[str, Mapping]:
+    """What is different in each part of a run, by the place in the config that says so."""
+    stages = {"data": {}}
+    for name, count in {"pretrain": "steps", "alternate": "every"}.items():
+        if data.get(name, {}).get(count):
+            stages[f"data.{name}"] = data[name]
+    return stages
 
 
 def _slots_that_do_not_fit(config: Mapping) -> Iterator[str]:

@@ -110,6 +110,11 @@ def data_section() -> dict[str, Any]:
         "balance": {"tries": 0, "pixels": 100},
         "paste": 0,  # up to so many objects of other frames are laid over a clip; needs a warp
         "workers": 16,  # threads
+        # so many processes instead, which share no lock: for hosts with several accelerators
+        "processes": 0,
+        # dtype in which frames go to the device (data/example.py): "float16" takes half of the
+        # bytes and is at most 1/16 grey level off, "uint8" a quarter and 1/2; not with "cubic"
+        "transport": "float32",
         "on_bad_clip": "raise",  # or "skip": an unreadable file is counted, and another one drawn
         # name -> {kind, dir, split, weight, ...}, see data/sources.py
         "train": {},

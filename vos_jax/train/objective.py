@@ -29,6 +29,8 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
     check_num_given(model, num_given)
 
     def objective(variables, batch, step, rng):
+        # whatever dtype they travelled in, config.data.transport
+        batch = {**batch, "frames": batch["frames"].astype(jnp.float32)}
         labels, valid = batch["labels"], batch["valid"]
         predictions, batch_stats = rollout(
             model,

@@ -20,6 +20,7 @@ FREE_FIELDS = (
     "data.dir",
     "data.eval",
     "data.workers",
+    "data.processes",
     "data.train.*.dir",
     "data.pretrain.train.*.dir",
     "data.alternate.train.*.dir",
