@@ -29,8 +29,8 @@ _kernel_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 class Maps:
     """What the systems on top look at."""
 
-    low_level: jax.Array  # [B, h4, w4, 256 (ResNet) or 24 (MobileNetV2)], of the backbone
-    mid_level: jax.Array  # [B, h8, w8, 512 or 32], of the backbone
+    low_level: jax.Array  # [B, h4, w4, 256 (ResNet) or 24 (MobileNetV2) * width], of the backbone
+    mid_level: jax.Array  # [B, h8, w8, 512 or 32 * width], of the backbone
     pyramid: jax.Array  # [B, h16, w16, features], of the ASPP
     decoded: jax.Array  # [B, h4, w4, features]
 
@@ -86,6 +86,7 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
     def _trunk(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The backbone's maps at stride 4, 8, 16."""
         shared = dict(
+            width=self.width,
             norm_eval=self.backbone_norm_eval,
             momentum=self.momentum,
             dtype=self.dtype,
@@ -98,7 +99,7 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
             return low_level, mid_level, high
         if self.backbone == "mobilenet_v2":
             # unlike torchvision's, its blocks pad before they expand
-            return MobileNetV2(width=self.width, pad_first=True, **shared)(x, train)
+            return MobileNetV2(pad_first=True, **shared)(x, train)
         raise ValueError(f"backbone: expected one of {BACKBONES}, found {self.backbone!r}")
 
     def _decode(self, x: jax.Array, low_level: jax.Array, train: bool) -> jax.Array:
@@ -106,7 +107,8 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
         low_level = self._conv(self.low_level_features, "feature_projection0")(low_level, train)
         norm = self._norm()
         norm.pop("activation")
-        x = MergingConvNorm(self.features, name="decoder_conv0", **norm)(x, low_level, train)
+        merge = MergingConvNorm(self.features, name="decoder_conv0", **norm)
+        x = merge(x, low_level, train)
         return self._conv3x3("decoder_conv1")(x, train)
 
     def _conv3x3(self, name: str, dilation: int = 1) -> nn.Module:

@@ -66,7 +66,7 @@ class CFBI(LabelLogitsModel):
     named_windows = {name: ((2, 4, 6, 8, 10, 12),) for name in ("code", "paper")}
 
     backbone: str = "resnet101"  # or "mobilenet_v2"
-    width: float = 1.0  # channel multiplier of MobileNetV2
+    width: float = 1.0  # channel multiplier of the backbone
     backbone_norm_eval: bool = True  # batch normalisation keeps its running statistics in training
     norm_eval: bool = True  # ... in ASPP and decoder
     momentum: float = 0.9  # of live statistics

@@ -72,7 +72,7 @@ class FEELVOS(LabelLogitsModel):
 
     backbone: str = "xception_65"
     output_stride: int = 8
-    width: float = 1.0  # channel multiplier of MobileNetV2
+    width: float = 1.0  # channel multiplier of the backbone
     backbone_norm_eval: bool = True  # BatchNorm of the backbone always uses its running statistics
     norm_eval: bool = True  # BatchNorm of ASPP and decoder always uses its running statistics
     momentum: float = 0.9997  # of live running statistics
