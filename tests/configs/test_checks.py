@@ -20,7 +20,7 @@ WRONG = [
     ("feelvos", "data.max_objects", 0, "from 1 to 254"),
     ("feelvos", "data.clip.frames", 0, "from 1"),
     ("feelvos", "data.clip.choose", "all", "one of"),
-    ("feelvos", "data.groups", ((0,), (1,)), "each frame 0..2 of a clip .* once"),
+    ("feelvos", "data.groups", ((0,), (2,)), "each frame 0..2 of a clip .* once"),
     ("feelvos", "data.groups", (0, 1, 2), "values, each 1 or more values"),
     ("feelvos", "data.workers", 0, "from 1"),
     ("feelvos", "data.warp.zoom", (0.0, 1.0), "above 0"),

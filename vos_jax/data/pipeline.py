@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment
+from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment, groups_of
 from vos_jax.data.clip import VOID, Clip, Video
 from vos_jax.data.objects import RULES, Choice, choose_objects
 from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
@@ -107,7 +107,7 @@ class Examples:
             short_side=int(short_side),
             scale=tuple(scale),
             flip=float(flip),
-            groups=tuple(tuple(group) for group in groups),
+            groups=groups_of(groups, frames),
             warp=warp,
             balance=balance,
             interpolation=interpolation,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vos_jax.data.augment import FITS, INTERPOLATIONS
+from vos_jax.data.augment import FITS, INTERPOLATIONS, groups_of
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
 from vos_jax.metrics.protocols import PROTOCOLS
@@ -153,6 +153,7 @@ RULES = {
     "train.num_given": whole(0, 1000),
     "train.teacher_forcing_steps": whole(),
     "train.frames_apart": SWITCH,
+    "train.remat": one_of("none", "blocks"),
     "train.save_steps": whole(),
     "train.save_minutes": number(),
     "train.keep_last": whole(1),
@@ -263,7 +264,7 @@ def _frames_that_do_not_fit(config: Mapping) -> Iterator[str]:
     for place, own in stages.items():
         frames = own.get("clip", data["clip"]).get("frames", data["clip"]["frames"])
         groups = own.get("groups", data["groups"])
-        if sorted(t for group in groups for t in group) != list(range(frames)):
+        if sorted(t for group in groups_of(groups, frames) for t in group) != list(range(frames)):
             yield (
                 f"config.{place}.groups: expected each frame 0..{frames - 1} of a clip"
                 f" (clip.frames is {frames}) once, found {groups!r}"
