@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from vos_jax.nn.images import imagenet_normalise, inception_normalise
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.norm import ConvNorm, SeparableConvNorm
+from vos_jax.nn.remat import block
 from vos_jax.nn.xception import Xception65
 from vos_jax.ops.resize import resize_bilinear
 
@@ -78,13 +79,13 @@ class DeepLabV3Plus(nn.Module):
         return self._decode(x, low_level, train)
 
     def _conv(self, features: int, name: str) -> ConvNorm:
-        return ConvNorm(
+        return block(ConvNorm)(
             features, name=name, kernel_init=nn.initializers.xavier_uniform(), **self._norm()
         )
 
     def _conv3x3(self, name: str, dilation: int = 1) -> nn.Module:
         """A 3x3 convolution with its norm; here a separable one."""
-        return SeparableConvNorm(
+        return block(SeparableConvNorm)(
             self.features,
             dilation=dilation,
             depthwise_init=nn.initializers.truncated_normal(0.33),

@@ -18,6 +18,7 @@ from vos_jax.nn.deeplab import DeepLabV3Plus
 from vos_jax.nn.merging_conv import MergingConv
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.norm import BatchNorm, ConvNorm
+from vos_jax.nn.remat import block
 from vos_jax.nn.resnet import ResNet
 
 BACKBONES = ("resnet101", "mobilenet_v2")
@@ -107,13 +108,13 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
         low_level = self._conv(self.low_level_features, "feature_projection0")(low_level, train)
         norm = self._norm()
         norm.pop("activation")
-        merge = MergingConvNorm(self.features, name="decoder_conv0", **norm)
+        merge = block(MergingConvNorm)(self.features, name="decoder_conv0", **norm)
         x = merge(x, low_level, train)
         return self._conv3x3("decoder_conv1")(x, train)
 
     def _conv3x3(self, name: str, dilation: int = 1) -> nn.Module:
         """In this network nothing is separable."""
-        return ConvNorm(
+        return block(ConvNorm)(
             self.features,
             kernel=3,
             dilation=dilation,

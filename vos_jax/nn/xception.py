@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from vos_jax.nn.mobilenet_v2 import scaled_channels
 from vos_jax.nn.norm import ConvNorm, SeparableConvNorm
+from vos_jax.nn.remat import block
 
 EPSILON = 1e-3
 MIDDLE_UNITS = 16
@@ -113,7 +114,7 @@ class Xception65(nn.Module):
         """An XceptionUnit whose three layers have so many channels at width 1."""
         shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
         features = tuple(scaled_channels(n, self.width) for n in features)
-        return XceptionUnit(features, **options, **shared, name=name)
+        return block(XceptionUnit)(features, **options, **shared, name=name)
 
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
         """conv1_1 (stride 2), conv1_2: [B, H, W, 3] -> [B, ceil(H / 2), ceil(W / 2), 64 width]."""

@@ -38,6 +38,7 @@ from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
 from vos_jax.nn.fpn import FPN
 from vos_jax.nn.group_norm import ConvGroupNorm
 from vos_jax.nn.images import imagenet_normalise
+from vos_jax.nn.remat import block
 from vos_jax.ops.collaborative import (
     LabelSums,
     atrous_labels,
@@ -135,11 +136,12 @@ class CFBI(LabelLogitsModel):
 
     def _setup_scales(self, dtype):
         shared = dict(use_bias=True, activation=nn.relu, dtype=dtype)
-        self.embedding_depthwise = ConvGroupNorm(
+        layer = block(ConvGroupNorm)
+        self.embedding_depthwise = layer(
             self.features, kernel=3, depthwise=True, groups=self.groups, **shared
         )
-        self.embedding = ConvGroupNorm(self.embedding_dim, groups=self.embedding_dim // 4, **shared)
-        self.prehead = ConvGroupNorm(self.head_width // 4, groups=self.head_width // 16, **shared)
+        self.embedding = layer(self.embedding_dim, groups=self.embedding_dim // 4, **shared)
+        self.prehead = layer(self.head_width // 4, groups=self.head_width // 16, **shared)
 
     def _embed(self, maps: Maps) -> tuple[jax.Array, ...]:
         """The embedding of each scale, after ReLU."""
