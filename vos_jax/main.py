@@ -29,6 +29,7 @@ from vos_jax.command_line import (
     say_config,
 )
 from vos_jax.data.pipeline import batches
+from vos_jax.data.slots import in_buckets
 from vos_jax.data.stages import training_examples
 from vos_jax.evaluation import MODEL, Evaluation
 from vos_jax.loading import load_variables
@@ -74,15 +75,25 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
 
 def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
     """Function of the first example -> this process's batches from there on."""
+    if config.train.slot_buckets and jax.process_count() > 1:
+        raise ValueError(
+            "config.train.slot_buckets: expected False with several processes, each of which sees"
+            f" only its own clips of a batch, found True with {jax.process_count()}"
+        )
     examples = training_examples(config)
-    return lambda start: batches(
-        examples,
-        start,
-        config.train.batch,
-        jax.process_index(),
-        jax.process_count(),
-        workers=config.data.workers,
-    )
+
+    def from_example(start: int) -> Iterator[dict[str, Any]]:
+        whole = batches(
+            examples,
+            start,
+            config.train.batch,
+            jax.process_index(),
+            jax.process_count(),
+            workers=config.data.workers,
+        )
+        return in_buckets(whole) if config.train.slot_buckets else whole
+
+    return from_example
 
 
 def run_evaluation(

@@ -154,6 +154,7 @@ RULES = {
     "train.teacher_forcing_steps": whole(),
     "train.frames_apart": SWITCH,
     "train.remat": one_of("none", "blocks"),
+    "train.slot_buckets": SWITCH,
     "train.save_steps": whole(),
     "train.save_minutes": number(),
     "train.keep_last": whole(1),
@@ -287,6 +288,11 @@ def _slots_that_do_not_fit(config: Mapping) -> Iterator[str]:
         yield (
             f"config.data.max_objects: expected {traits.proposals}, as many as"
             f" {config['model']['name']} proposes, found {slots}"
+        )
+    if traits.guidance == "none" and config["train"].get("slot_buckets"):
+        yield (
+            f"config.train.slot_buckets: expected False, for {config['model']['name']} proposes as"
+            " many objects for every clip, found True"
         )
 
 

@@ -137,6 +137,9 @@ def train_section() -> dict[str, Any]:
         # "blocks": what is inside of the networks' blocks, and of the frames of clips so long that
         # they are a loop, is computed again in the backward pass; "none": all of it is kept
         "remat": "none",
+        # batches get 1, 2, 4, ... object slots, as many as their clips need, not max_objects:
+        # less to compute, and a compilation for each number. For one process
+        "slot_buckets": False,
         "save_steps": 1_000,
         "save_minutes": 15,  # 0: only every save_steps
         "keep_last": 2,
