@@ -46,8 +46,8 @@ class MultiGridResNet(ResNet):
         yield from layers
         dilations = [2 * factor for factor in self.grid]
         yield [
-            {**block, "dilation": d, "first_dilation": d}
-            for block, d in zip(last, dilations, strict=True)
+            {**fields, "dilation": d, "first_dilation": d}
+            for fields, d in zip(last, dilations, strict=True)
         ]
 
 

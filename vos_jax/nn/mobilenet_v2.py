@@ -124,8 +124,8 @@ class MobileNetV2(nn.Module):
         size, channels = self.stem_kernel
         self.features_0 = ConvNorm(channels, kernel=size, strides=2, **ends)
         layers = _inverted_residuals(self.width, self.output_stride)
-        for i, layer in enumerate(layers, start=1):
-            layer = block(InvertedResidual)(**layer, pad_first=self.pad_first, **shared)
+        for i, fields in enumerate(layers, start=1):
+            layer = block(InvertedResidual)(**fields, pad_first=self.pad_first, **shared)
             setattr(self, f"features_{i}", layer)
         if self.last_conv:
             self.features_18 = ConvNorm(scaled_channels(1280, max(1.0, self.width)), **ends)
