@@ -72,7 +72,8 @@ def _paper() -> ConfigDict:
             "batch": 4,  # paper
         }
     )
-    config.train.model = ConfigDict({"length": 3})  # room for the frames of a training clip
+    # room for the frames of a training clip
+    config.train.model = ConfigDict({"length": common.follow(config.data.clip, "frames")})
     config.optim.learning_rate = 1e-5  # paper: Adam, fixed
     config.data.update(
         {
@@ -94,16 +95,16 @@ def _paper() -> ConfigDict:
     config.data.warp.update({"rotate": 10.0, "shear": 5.0, "zoom": (0.9, 1.1), "colour": 0.1})
     train = common.davis("train") | common.youtube_vos()
     common.use_sources(config, train, common.davis("val"))
-    config.data.pretrain = _still_images()
+    config.data.pretrain = _still_images(config)
     return config
 
 
-def _still_images() -> ConfigDict:
-    """What the first stage changes: each image becomes a clip of three views of it."""
+def _still_images(config: ConfigDict) -> ConfigDict:
+    """What the first stage changes: each image becomes a clip of as many views of it (paper)."""
     return ConfigDict(
         {
             "steps": 500_000,  # author: two million samples
-            "clip": {"choose": "still", "frames": 3},  # paper
+            "clip": {"choose": "still", "frames": common.follow(config.data.clip, "frames")},
             # paper: rotation, shearing, zooming, translation, cropping; the ranges are ours
             "scale": (1.0, 1.5),
             "warp": {

@@ -42,6 +42,7 @@ from vos_jax.train.loop import NonFiniteLoss, train
 from vos_jax.train.manifest import build_manifest
 from vos_jax.train.partition import broadcast, build_mesh, devices_line, fetch
 from vos_jax.train.setup import build_training
+from vos_jax.train.slots import in_buckets
 from vos_jax.train.workdir import begun_config, prepare_workdir
 
 MODES = ("train_and_eval", "train", "eval")
@@ -82,17 +83,27 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
 
 def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
     """Function of the first example -> this process's batches from there on."""
+    if config.train.slot_buckets and jax.process_count() > 1:
+        raise ValueError(
+            "config.train.slot_buckets: expected False with several processes, each of which sees"
+            f" only its own clips of a batch, found True with {jax.process_count()}"
+        )
     examples = training_examples(config)
-    return lambda start: batches(
-        examples,
-        start,
-        config.train.batch,
-        jax.process_index(),
-        jax.process_count(),
-        workers=config.data.workers,
-        processes=config.data.processes,
-        transport=config.data.transport,
-    )
+
+    def from_example(start: int) -> Iterator[dict[str, Any]]:
+        whole = batches(
+            examples,
+            start,
+            config.train.batch,
+            jax.process_index(),
+            jax.process_count(),
+            workers=config.data.workers,
+            processes=config.data.processes,
+            transport=config.data.transport,
+        )
+        return in_buckets(whole) if config.train.slot_buckets else whole
+
+    return from_example
 
 
 def run_evaluation(

@@ -20,7 +20,7 @@ WRONG = [
     ("feelvos", "data.max_objects", 0, "from 1 to 254"),
     ("feelvos", "data.clip.frames", 0, "from 1"),
     ("feelvos", "data.clip.choose", "all", "one of"),
-    ("feelvos", "data.groups", ((0,), (1,)), "each frame 0..2 of a clip .* once"),
+    ("feelvos", "data.groups", ((0,), (2,)), "each frame 0..2 of a clip .* once"),
     ("feelvos", "data.transport", "int8", "one of float32, float16, uint8"),
     (
         "cfbi",

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from vos_jax.configs.stm import MEMORIES, get_config
+from vos_jax.presets.checks import check_config
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.optim import build_schedule
 
@@ -32,6 +33,16 @@ def test_paper_trains_as_published():
     schedule = build_schedule(optim)
     assert optim.name == "adam" and schedule(0) == schedule(700_000) == pytest.approx(1e-5)
     assert data.pretrain.steps * config.train.batch == 2_000_000
+
+
+def test_the_stills_and_the_memory_follow_the_length_of_a_clip():
+    config = get_config("paper")
+    assert config.train.model.length == config.data.pretrain.clip.frames == 3
+    config.data.clip.frames = 8
+    assert config.train.model.length == config.data.pretrain.clip.frames == 8
+    check_config(config)
+    config.train.model.length = 4
+    assert config.data.clip.frames == 8
 
 
 def test_rows_of_the_tables_differ_from_paper_only_where_they_should():

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vos_jax.data.augment import Balance, augment, random_crop
+from vos_jax.data.augment import Balance, augment, groups_of, random_crop
 from vos_jax.data.objects import nearest_index
 from vos_jax.data.sampling import RejectedClip, reference_and_run
 from vos_jax.data.synthetic import synthetic_videos
@@ -138,6 +138,20 @@ def test_frames_of_a_group_share_parameters_and_groups_do_not():
         assert (out[1] == out[2]).all()
         differ += (out[0] != out[1]).any()
     assert differ >= 9
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        (1, ((0,),)),
+        (2, ((0,), (1,))),
+        (3, ((0,), (1, 2))),
+        (5, ((0,), (1, 2, 3, 4))),
+    ],
+)
+def test_groups_follow_the_length_of_the_clip(frames, expected):
+    assert groups_of([[0], [1, 2]], frames) == expected
+    assert groups_of(((2, 0), (1,)), 5)[0] == (2, 0, 3, 4)  # wherever the last frame is named
 
 
 def test_groups_must_cover_the_clip():

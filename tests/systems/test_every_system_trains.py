@@ -1,7 +1,9 @@
 """What every system of SYSTEMS promises about training: losses, gradients, numbers, a whole run."""
 
 import json
+import re
 import signal
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
+from jax.extend.core import jaxprs_in_params
+from jax.extend.core.primitives import remat_p
 
 from tests import tiny
 from tests.systems.promises import promise
@@ -24,6 +28,10 @@ from vos_jax.train.setup import build_training
 # within rounding of 0 passes its gradient in one program and not in the other, and then one of a
 # few thousand pixels counts or does not. A padded slot that takes part changes all of them.
 CLOSE = 1e-2
+# Cosine of gradients in bfloat16 and float32. Unrelated ones of so many parameters have one near 0;
+# rounding leaves 0.99 and more, but 0.65 where it makes other pixels the nearest ones (CFBI).
+ALIKE = 0.3
+LOGITS = re.compile("logits|pred2")  # names of layers whose results are float32
 SMALLEST = 1e-4  # an array's largest gradient counts as at least this share of all arrays' largest
 
 
@@ -50,16 +58,21 @@ def batch(config):
 
 @pytest.fixture(scope="module")
 def gradients(system, config):
+    return gradient_function(system, config.train, config.loss)
+
+
+def gradient_function(system, train, loss_settings, **fields):
     """Function of a batch -> losses [B] and gradients of what is not a backbone's, by path.
 
     In the released form, whose normalisations keep their statistics; dropout and sampling are on.
+    fields: of the model.
     """
-    model, variables = tiny.tiny_system(system)
+    model, variables = tiny.tiny_system(system, **fields)
     scopes = tuple("/".join(scope) + "/" for scope in model.traits.backbone_scopes)
     flat = traverse_util.flatten_dict(variables["params"], sep="/")
     trained = {path: x for path, x in flat.items() if not path.startswith(scopes)}
     frozen = {path: x for path, x in flat.items() if path.startswith(scopes)}
-    objective = make_objective(model, config.train, config.loss)
+    objective = make_objective(model, train, loss_settings)
 
     @jax.jit
     def run(trained, frozen, statistics, batch):
@@ -86,6 +99,14 @@ def expected(gradients, batch):
     return losses, found
 
 
+def equations(jaxpr):
+    """Those of a program and of all programs in it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
 def assert_same(found, expected):
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4)
     floor = SMALLEST * max(np.abs(x).max() for x in expected[1].values())
@@ -106,6 +127,73 @@ def test_permuted_ids_give_the_same_losses_and_gradients(system, gradients, batc
     order[[1, 2]] = [2, 1]
     swapped = {"labels": order[batch["labels"]], "valid": batch["valid"][:, ::-1]}
     assert_same(gradients({**batch, **swapped}), expected)
+
+
+@pytest.fixture(scope="module")
+def short(batch, config):
+    """The clips with one frame after those that are shown: more make no other program."""
+    frames = config.train.num_given + 1
+    return {**batch, **{key: batch[key][:, :frames] for key in ("frames", "labels")}}
+
+
+@pytest.fixture(scope="module")
+def expected_short(gradients, short):
+    return gradients(short)
+
+
+@promise
+def test_recomputed_blocks_change_nothing_but_what_is_kept(system, config, short):
+    """The same operations on the same shapes; tests/nn/test_remat.py compares gradients."""
+    model, variables = tiny.tiny_system(system)
+
+    def operations(remat):
+        objective = make_objective(model, {**config.train, "remat": remat}, config.loss)
+        program = jax.make_jaxpr(lambda *arguments: objective(*arguments)[:2])
+        jaxpr = program(variables, short, jnp.int32(50), jax.random.key(1)).jaxpr
+        kinds = [(e.primitive.name, str([x.aval for x in e.outvars])) for e in equations(jaxpr)]
+        return Counter(kinds)
+
+    usual, recomputing = operations("none"), operations("blocks")
+    assert not usual - recomputing
+    blocks = recomputing - usual
+    assert {name for name, _ in blocks} == {remat_p.name}
+    assert blocks.total() > 10
+
+
+@promise
+def test_bfloat16_gradients_point_where_float32_ones_do(system, config, short, expected_short):
+    train = {**config.train, "remat": "blocks"}
+    losses, found = gradient_function(system, train, config.loss, dtype="bfloat16")(short)
+    np.testing.assert_allclose(losses, expected_short[0], rtol=0.05)
+    halved, whole = (
+        np.concatenate([x[path].ravel() for path in sorted(found)])
+        for x in (found, expected_short[1])
+    )
+    assert np.isfinite(halved).all()
+    assert halved @ whole > ALIKE * np.linalg.norm(halved) * np.linalg.norm(whole)
+
+
+@promise
+def test_in_bfloat16_every_convolution_multiplies_bfloat16(system, config, short, monkeypatch):
+    """Forward and backward, as on an accelerator; layers that make logits alone do not."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, default, **_: default(*args))
+    model, variables = tiny.tiny_system(system, dtype="bfloat16")
+    objective = make_objective(model, config.train, config.loss)
+
+    def loss(params):
+        whole = {**variables, "params": params}
+        return objective(whole, short, jnp.int32(50), jax.random.key(1))[0].sum()
+
+    convolutions = 0
+    for equation in equations(jax.make_jaxpr(jax.grad(loss))(variables["params"]).jaxpr):
+        where = equation.source_info
+        files = {Path(frame.file_name).name for frame in where.traceback.frames}
+        of_convolution = equation.primitive.name == "dot_general" and "convolution.py" in files
+        if of_convolution or equation.primitive.name == "conv_general_dilated":
+            convolutions += 1
+            kinds = {x.aval.dtype.name for x in (*equation.invars, *equation.outvars)}
+            assert kinds == {"bfloat16"} or LOGITS.search(str(where.name_stack)), where
+    assert convolutions > 100
 
 
 @promise

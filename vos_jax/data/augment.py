@@ -48,6 +48,20 @@ class Balance:
     pixels: int = 100
 
 
+def groups_of(groups: Sequence[Sequence[int]], frames: int) -> tuple[tuple[int, ...], ...]:
+    """Groups of a clip of so many frames, made of groups of a clip of another length.
+
+    Frames after the last one that is named join its group, and those that the clip does not have
+    are left out: of 4 frames, ((0,), (1, 2)) are ((0,), (1, 2, 3)).
+    """
+    known = max((t for group in groups for t in group), default=-1)
+    fitted = []
+    for group in groups:
+        later = range(known + 1, frames) if known in group else ()
+        fitted.append((*(t for t in group if t < frames), *later))
+    return tuple(group for group in fitted if group)
+
+
 def augment(
     frames: np.ndarray,
     masks: np.ndarray,

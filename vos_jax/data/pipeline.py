@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment
+from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment, groups_of
 from vos_jax.data.clip import VOID, Clip, Video, pixel_counts
 from vos_jax.data.example import TRANSPORTS, ExampleSequence, blank, packed
 from vos_jax.data.objects import RULES, Choice, choose_objects
@@ -97,7 +97,7 @@ class Examples:
             short_side=int(short_side),
             scale=tuple(scale),
             flip=float(flip),
-            groups=tuple(tuple(group) for group in groups),
+            groups=groups_of(groups, frames),
             warp=warp,
             balance=balance,
             interpolation=interpolation,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vos_jax.nn.remat import blocks_are_recomputed
 from vos_jax.systems.base import VOSModel
 
 UNROLLED = 3  # so few frames, as in training, are no loop: XLA does better without
@@ -300,6 +301,8 @@ def _scan(calls, statistics, memory, frames, size, teacher_forcing):
         )
         return (memory, statistics), prediction
 
+    if blocks_are_recomputed():  # of each frame no more is kept than what it hands on
+        body = jax.checkpoint(body, prevent_cse=False)
     (_, statistics), predictions = jax.lax.scan(body, (memory, statistics), frames)
     return predictions, statistics
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from vos_jax.nn.images import imagenet_normalise, inception_normalise
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.norm import ConvNorm, SeparableConvNorm
+from vos_jax.nn.remat import block
 from vos_jax.nn.xception import Xception65
 from vos_jax.ops.resize import resize_bilinear
 
@@ -32,19 +33,18 @@ def normalise(frames: jax.Array, backbone: str) -> jax.Array:
 def build_backbone(
     backbone: str, output_stride: int, width: float = 1.0, **settings: Any
 ) -> nn.Module:
-    """The backbone called `backbone`; width is MobileNetV2's, settings go to its constructor."""
-    if backbone == "xception_65":
-        return Xception65(output_stride=output_stride, **settings)
-    if backbone == "mobilenet_v2":
-        return MobileNetV2(output_stride=output_stride, width=width, **settings)
-    raise _unknown_backbone(backbone)
+    """The backbone called `backbone`; width multiplies its channels, settings are other fields."""
+    kinds = {"xception_65": Xception65, "mobilenet_v2": MobileNetV2}
+    if backbone not in kinds:
+        raise _unknown_backbone(backbone)
+    return kinds[backbone](output_stride=output_stride, width=width, **settings)
 
 
 class DeepLabV3Plus(nn.Module):
     """Backbone, ASPP and decoder; the result is the `features`-channel map at stride 4.
 
     features is the width of ASPP and decoder, low_level_features that of the projected low-level
-    map; width is the MobileNetV2 multiplier. backbone_norm_eval and norm_eval say whether the batch
+    map; width is the backbone's multiplier. backbone_norm_eval and norm_eval say whether the batch
     normalisations of the backbone and of the rest always use their running statistics, momentum
     is that of the live ones. Dropout acts on concat_projection with train=True, whatever the norms
     do, and needs the rng "dropout".
@@ -79,13 +79,13 @@ class DeepLabV3Plus(nn.Module):
         return self._decode(x, low_level, train)
 
     def _conv(self, features: int, name: str) -> ConvNorm:
-        return ConvNorm(
+        return block(ConvNorm)(
             features, name=name, kernel_init=nn.initializers.xavier_uniform(), **self._norm()
         )
 
     def _conv3x3(self, name: str, dilation: int = 1) -> nn.Module:
         """A 3x3 convolution with its norm; here a separable one."""
-        return SeparableConvNorm(
+        return block(SeparableConvNorm)(
             self.features,
             dilation=dilation,
             depthwise_init=nn.initializers.truncated_normal(0.33),

@@ -18,6 +18,7 @@ from vos_jax.nn.deeplab import DeepLabV3Plus
 from vos_jax.nn.merging_conv import MergingConv
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
 from vos_jax.nn.norm import BatchNorm, ConvNorm
+from vos_jax.nn.remat import block
 from vos_jax.nn.resnet import ResNet
 
 BACKBONES = ("resnet101", "mobilenet_v2")
@@ -29,8 +30,8 @@ _kernel_init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 class Maps:
     """What the systems on top look at."""
 
-    low_level: jax.Array  # [B, h4, w4, 256 (ResNet) or 24 (MobileNetV2)], of the backbone
-    mid_level: jax.Array  # [B, h8, w8, 512 or 32], of the backbone
+    low_level: jax.Array  # [B, h4, w4, 256 (ResNet) or 24 (MobileNetV2) * width], of the backbone
+    mid_level: jax.Array  # [B, h8, w8, 512 or 32 * width], of the backbone
     pyramid: jax.Array  # [B, h16, w16, features], of the ASPP
     decoded: jax.Array  # [B, h4, w4, features]
 
@@ -45,8 +46,8 @@ class MultiGridResNet(ResNet):
         yield from layers
         dilations = [2 * factor for factor in self.grid]
         yield [
-            {**block, "dilation": d, "first_dilation": d}
-            for block, d in zip(last, dilations, strict=True)
+            {**fields, "dilation": d, "first_dilation": d}
+            for fields, d in zip(last, dilations, strict=True)
         ]
 
 
@@ -86,6 +87,7 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
     def _trunk(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The backbone's maps at stride 4, 8, 16."""
         shared = dict(
+            width=self.width,
             norm_eval=self.backbone_norm_eval,
             momentum=self.momentum,
             dtype=self.dtype,
@@ -98,7 +100,7 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
             return low_level, mid_level, high
         if self.backbone == "mobilenet_v2":
             # unlike torchvision's, its blocks pad before they expand
-            return MobileNetV2(width=self.width, pad_first=True, **shared)(x, train)
+            return MobileNetV2(pad_first=True, **shared)(x, train)
         raise ValueError(f"backbone: expected one of {BACKBONES}, found {self.backbone!r}")
 
     def _decode(self, x: jax.Array, low_level: jax.Array, train: bool) -> jax.Array:
@@ -106,12 +108,13 @@ class DenseDeepLabV3Plus(DeepLabV3Plus):
         low_level = self._conv(self.low_level_features, "feature_projection0")(low_level, train)
         norm = self._norm()
         norm.pop("activation")
-        x = MergingConvNorm(self.features, name="decoder_conv0", **norm)(x, low_level, train)
+        merge = block(MergingConvNorm)(self.features, name="decoder_conv0", **norm)
+        x = merge(x, low_level, train)
         return self._conv3x3("decoder_conv1")(x, train)
 
     def _conv3x3(self, name: str, dilation: int = 1) -> nn.Module:
         """In this network nothing is separable."""
-        return ConvNorm(
+        return block(ConvNorm)(
             self.features,
             kernel=3,
             dilation=dilation,

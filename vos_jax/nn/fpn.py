@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.nn.group_norm import ConvGroupNorm
+from vos_jax.nn.remat import block
 from vos_jax.ops.resize import resize_bilinear
 
 
@@ -29,7 +30,7 @@ class FPN(nn.Module):
         """
 
         def layer(kernel, name):
-            return ConvGroupNorm(
+            return block(ConvGroupNorm)(
                 self.features, kernel, groups=self.groups, dtype=self.dtype, name=name
             )
 

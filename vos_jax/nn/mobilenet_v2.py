@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.nn.norm import ConvNorm
+from vos_jax.nn.remat import block
 
 EPSILON = 1e-5
 
@@ -123,9 +124,9 @@ class MobileNetV2(nn.Module):
         size, channels = self.stem_kernel
         self.features_0 = ConvNorm(channels, kernel=size, strides=2, **ends)
         layers = _inverted_residuals(self.width, self.output_stride)
-        for i, layer in enumerate(layers, start=1):
-            block = InvertedResidual(**layer, pad_first=self.pad_first, **shared)
-            setattr(self, f"features_{i}", block)
+        for i, fields in enumerate(layers, start=1):
+            layer = block(InvertedResidual)(**fields, pad_first=self.pad_first, **shared)
+            setattr(self, f"features_{i}", layer)
         if self.last_conv:
             self.features_18 = ConvNorm(scaled_channels(1280, max(1.0, self.width)), **ends)
 

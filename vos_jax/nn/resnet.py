@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.nn.norm import BatchNorm, ConvNorm
+from vos_jax.nn.remat import block
 
 # depth -> blocks of layer1..4, whether they are bottlenecks
 DEPTHS = {
@@ -108,8 +109,8 @@ class ResNet(nn.Module):
         shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
         self.bn1 = BatchNorm(**shared)
         for layer, blocks in enumerate(self._blocks(), start=1):
-            for i, block in enumerate(blocks):
-                setattr(self, f"layer{layer}_{i}", Block(**block, **shared))
+            for i, fields in enumerate(blocks):
+                setattr(self, f"layer{layer}_{i}", block(Block)(**fields, **shared))
 
     @property
     def stem_kernel(self) -> tuple[int, int]:

@@ -14,7 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vos_jax.nn.mobilenet_v2 import scaled_channels
 from vos_jax.nn.norm import ConvNorm, SeparableConvNorm
+from vos_jax.nn.remat import block
 
 EPSILON = 1e-3
 MIDDLE_UNITS = 16
@@ -76,10 +78,12 @@ class XceptionUnit(nn.Module):
 class Xception65(nn.Module):
     """The backbone: conv1_1, conv1_2, block1..3, unit_1..unit_16, exit1, exit2.
 
-    output_stride 8 or 16 changes strides and dilations only.
+    output_stride 8 or 16 changes strides and dilations only. width multiplies every channel count,
+    rounded to multiples of 8.
     """
 
     output_stride: int = 16
+    width: float = 1.0
     norm_eval: bool = True
     momentum: float = 0.9997
     dtype: Any = jnp.float32
@@ -88,36 +92,32 @@ class Xception65(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """x [B, H, W, 3] in [-1, 1] -> two maps, the finer one first.
 
-        The low-level feature [B, ceil(H / 4), ceil(W / 4), 256], before any ReLU, and
-        [B, ceil(H / output_stride), ceil(W / output_stride), 2048], after ReLU.
+        The low-level feature [B, ceil(H / 4), ceil(W / 4), 256 * width], before any ReLU, and
+        [B, ceil(H / output_stride), ceil(W / output_stride), 2048 * width], after ReLU.
         """
         if self.output_stride not in _STRIDES:
             raise ValueError(f"output_stride: expected 8 or 16, found {self.output_stride}")
         stride3, dilation, last_dilation = _STRIDES[self.output_stride]
-        shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
-
         x = self._stem(x, train)
-        x, _ = XceptionUnit((128,) * 3, stride=2, name="block1", **shared)(x, train)
-        x, low_level = XceptionUnit((256,) * 3, stride=2, name="block2", **shared)(x, train)
-        x, _ = XceptionUnit((728,) * 3, stride=stride3, name="block3", **shared)(x, train)
+        x, _ = self._unit("block1", 128, 128, 128, stride=2)(x, train)
+        x, low_level = self._unit("block2", 256, 256, 256, stride=2)(x, train)
+        x, _ = self._unit("block3", 728, 728, 728, stride=stride3)(x, train)
         for i in range(1, MIDDLE_UNITS + 1):
-            unit = XceptionUnit(
-                (728,) * 3, dilation=dilation, shortcut="sum", name=f"unit_{i}", **shared
-            )
-            x, _ = unit(x, train)
-        x, _ = XceptionUnit((728, 1024, 1024), dilation=dilation, name="exit1", **shared)(x, train)
-        x, _ = XceptionUnit(
-            (1536, 1536, 2048),
-            dilation=last_dilation,
-            shortcut="none",
-            inner_activation=True,
-            name="exit2",
-            **shared,
-        )(x, train)
+            middle = self._unit(f"unit_{i}", 728, 728, 728, dilation=dilation, shortcut="sum")
+            x, _ = middle(x, train)
+        x, _ = self._unit("exit1", 728, 1024, 1024, dilation=dilation)(x, train)
+        last = dict(dilation=last_dilation, shortcut="none", inner_activation=True)
+        x, _ = self._unit("exit2", 1536, 1536, 2048, **last)(x, train)
         return low_level, x
 
+    def _unit(self, name: str, *features: int, **options: Any) -> nn.Module:
+        """An XceptionUnit whose three layers have so many channels at width 1."""
+        shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
+        features = tuple(scaled_channels(n, self.width) for n in features)
+        return block(XceptionUnit)(features, **options, **shared, name=name)
+
     def _stem(self, x: jax.Array, train: bool) -> jax.Array:
-        """conv1_1 (stride 2) and conv1_2: [B, H, W, 3] -> [B, ceil(H / 2), ceil(W / 2), 64]."""
+        """conv1_1 (stride 2), conv1_2: [B, H, W, 3] -> [B, ceil(H / 2), ceil(W / 2), 64 width]."""
         shared = dict(
             kernel=3,
             activation=nn.relu,
@@ -127,5 +127,6 @@ class Xception65(nn.Module):
             kernel_init=nn.initializers.truncated_normal(0.09),
             dtype=self.dtype,
         )
-        x = ConvNorm(32, strides=2, name="conv1_1", **shared)(x, train)
-        return ConvNorm(64, name="conv1_2", **shared)(x, train)
+        first, second = scaled_channels(32, self.width), scaled_channels(64, self.width)
+        x = ConvNorm(first, strides=2, name="conv1_1", **shared)(x, train)
+        return ConvNorm(second, name="conv1_2", **shared)(x, train)

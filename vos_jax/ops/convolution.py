@@ -94,6 +94,8 @@ def convolve_gated(
     """1x1 convolution of lhs [B, H, W, C] whose channels are multiplied by gate [B, C] first.
 
     The factors go into the weights, a kernel for each input, so the multiplied map is never made.
+    In bfloat16 the result is bfloat16, and so is what the backward pass multiplies; in a product
+    sums are float32 on every platform.
     The rest is as in `conv_general_dilated`; strides are taken, padding and other options are not.
     """
     x = lhs[:, :: window_strides[0], :: window_strides[1]]
@@ -103,9 +105,8 @@ def convolve_gated(
         kernels,
         (((2,), (1,)), ((0,), (0,))),
         precision=options.get("precision"),
-        preferred_element_type=jnp.float32,
     )
-    return y.reshape(*x.shape[:3], -1).astype(x.dtype)
+    return y.reshape(*x.shape[:3], -1)
 
 
 def _pointwise(x, kernel, strides, precision):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vos_jax.data.augment import FITS, INTERPOLATIONS
+from vos_jax.data.augment import FITS, INTERPOLATIONS, groups_of
 from vos_jax.data.example import TRANSPORTS
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
@@ -157,6 +157,8 @@ RULES = {
     "train.num_given": whole(0, 1000),
     "train.teacher_forcing_steps": whole(),
     "train.frames_apart": SWITCH,
+    "train.remat": one_of("none", "blocks"),
+    "train.slot_buckets": SWITCH,
     "train.save_steps": whole(),
     "train.save_minutes": number(),
     "train.keep_last": whole(1),
@@ -268,7 +270,7 @@ def _frames_that_do_not_fit(config: Mapping) -> Iterator[str]:
     for place, own in _stages(data).items():
         frames = own.get("clip", data["clip"]).get("frames", data["clip"]["frames"])
         groups = own.get("groups", data["groups"])
-        if sorted(t for group in groups for t in group) != list(range(frames)):
+        if sorted(t for group in groups_of(groups, frames) for t in group) != list(range(frames)):
             yield (
                 f"config.{place}.groups: expected each frame 0..{frames - 1} of a clip"
                 f" (clip.frames is {frames}) once, found {groups!r}"
@@ -311,6 +313,11 @@ def _slots_that_do_not_fit(config: Mapping) -> Iterator[str]:
         yield (
             f"config.data.max_objects: expected {traits.proposals}, as many as"
             f" {config['model']['name']} proposes, found {slots}"
+        )
+    if traits.guidance == "none" and config["train"].get("slot_buckets"):
+        yield (
+            f"config.train.slot_buckets: expected False, for {config['model']['name']} proposes as"
+            " many objects for every clip, found True"
         )
 
 

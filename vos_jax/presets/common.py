@@ -95,7 +95,8 @@ def data_section() -> dict[str, Any]:
             # start 0: it is max_gap from the beginning
             "growth": {"start": 0, "step": 0, "every": 1},
         },
-        "groups": ((0, 1, 2),),  # frames that share scale, crop and flip
+        # frames that share scale, crop and flip; of a longer clip further ones join the last one's
+        "groups": ((0, 1, 2),),
         # what happens to each frame on its own; by default nothing
         "warp": {
             "rotate": 0.0,  # degrees, as is shear
@@ -138,6 +139,12 @@ def train_section() -> dict[str, Any]:
         "teacher_forcing_steps": 0,
         "frames_apart": False,  # live statistics of each frame alone, not of all frames of a clip
         "model": {},  # fields of the model that are others while it trains
+        # "blocks": what is inside of the networks' blocks, and of the frames of clips so long that
+        # they are a loop, is computed again in the backward pass; "none": all of it is kept
+        "remat": "none",
+        # batches get 1, 2, 4, ... object slots, as many as their clips need, not max_objects:
+        # less to compute, and a compilation for each number. For one process
+        "slot_buckets": False,
         "save_steps": 1_000,
         "save_minutes": 15,  # 0: only every save_steps
         "keep_last": 2,

@@ -43,7 +43,7 @@ class Propagation(LabelLogitsModel):
 
     backbone: str = "xception_65"
     output_stride: int = 8
-    width: float = 1.0  # channel multiplier of MobileNetV2
+    width: float = 1.0  # channel multiplier of the backbone
     window: int = 15  # half size of the window in the previous frame, in pixels of the features
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
     scale: float = 1.0  # of the frame after that, see systems.views

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.inference.rollout import check_num_given, rollout
+from vos_jax.nn.remat import recomputed_blocks
 from vos_jax.systems.base import VOSModel, of_predicted, one_hot
 
 
@@ -17,7 +18,8 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
         model: the system, in its training form.
         train: config.train; `num_given` leading frames are shown with their masks, and in the first
             `teacher_forcing_steps` steps the later ones are remembered with their true masks, too,
-            instead of the prediction (0: never). `frames_apart`: see `rollout`.
+            instead of the prediction (0: never). `frames_apart`: see `rollout`. `remat`: "none", or
+            "blocks" for `nn.remat`.
         loss: config.loss; `scale` multiplies the loss, everything else goes to the system's
             `losses`.
 
@@ -32,18 +34,19 @@ def make_objective(model: VOSModel, train: Mapping[str, Any], loss: Mapping[str,
         # whatever dtype they travelled in, config.data.transport
         batch = {**batch, "frames": batch["frames"].astype(jnp.float32)}
         labels, valid = batch["labels"], batch["valid"]
-        predictions, batch_stats = rollout(
-            model,
-            variables,
-            batch["frames"],
-            one_hot(labels, valid.shape[1]),
-            valid,
-            num_given=num_given,
-            teacher_forcing=step < forced_steps if forced_steps else None,
-            train=True,
-            frames_apart=train["frames_apart"],
-            rng=rng,
-        )
+        with recomputed_blocks(train.get("remat") == "blocks"):
+            predictions, batch_stats = rollout(
+                model,
+                variables,
+                batch["frames"],
+                one_hot(labels, valid.shape[1]),
+                valid,
+                num_given=num_given,
+                teacher_forcing=step < forced_steps if forced_steps else None,
+                train=True,
+                frames_apart=train["frames_apart"],
+                rng=rng,
+            )
         losses = scale * model.losses(predictions, batch, step, **settings)
         size, seen = labels.shape[2:], of_predicted(labels, predictions)
         found = jax.vmap(lambda prediction: model.labels(prediction, size))(predictions)

@@ -19,6 +19,7 @@ from jax import lax
 from vos_jax.nn.gated import GCT, VectorGate, gated
 from vos_jax.nn.group_norm import ConvGroupNorm, group_norm, kernel_init
 from vos_jax.nn.merging_conv import MergingConv
+from vos_jax.nn.remat import block
 from vos_jax.ops.convolution import conv_general_dilated
 
 # of the bottlenecks of each stage; the first one of stages 2 and 3 has stride 2
@@ -27,7 +28,7 @@ RATES = (6, 12, 18)  # of the 3x3 branches of the ASPP
 
 
 class Bottleneck(nn.Module):
-    """GCT, 1x1, 3x3, 1x1 with GroupNorm; the shortcut goes past the GCT."""
+    """The label's gate, then GCT, 1x1, 3x3, 1x1 with GroupNorm; the shortcut goes past the GCT."""
 
     features: int
     stride: int = 1
@@ -36,8 +37,9 @@ class Bottleneck(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [M, h, w, C] -> [M, ceil(h / stride), ceil(w / stride), features]."""
+    def __call__(self, x: jax.Array, gate: jax.Array) -> jax.Array:
+        """x [M, h, w, C], gate [M, C] -> [M, ceil(h / stride), ceil(w / stride), features]."""
+        x = gated(x, gate)
         shared = dict(groups=self.groups, dtype=self.dtype)
         inner = dict(features=self.features // 4, activation=nn.relu, **shared)
         y = ConvGroupNorm(**inner, name="conv1")(x, GCT(name="gct")(x))
@@ -54,15 +56,16 @@ class Bottleneck(nn.Module):
 
 
 class GatedASPP(nn.Module):
-    """Atrous spatial pyramid whose branches have half of `features` each."""
+    """The label's gate, then an atrous pyramid whose branches have half of `features` each."""
 
     features: int
     groups: int = 32
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [M, h, w, C] -> [M, h, w, features]."""
+    def __call__(self, x: jax.Array, gate: jax.Array) -> jax.Array:
+        """x [M, h, w, C], gate [M, C] -> [M, h, w, features]."""
+        x = gated(x, gate)
         shared = dict(groups=self.groups, activation=nn.relu, dtype=self.dtype)
         branches = []
         for i, rate in enumerate((0, *RATES)):
@@ -84,15 +87,17 @@ class GatedASPP(nn.Module):
 
 
 class MergingConvGroupNorm(nn.Module):
-    """3x3 MergingConv, GroupNorm, ReLU. Parameters as in ConvGroupNorm."""
+    """The label's gate, then 3x3 MergingConv, GroupNorm, ReLU. Parameters as in ConvGroupNorm."""
 
     features: int
     groups: int = 32
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, coarse: jax.Array, fine: jax.Array) -> jax.Array:
-        """coarse [M, h, w, Ca], fine [M, H, W, Cb] -> [M, H, W, features]."""
+    def __call__(self, coarse: jax.Array, fine: jax.Array, gate: jax.Array) -> jax.Array:
+        """coarse [M, h, w, Ca], fine [M, H, W, Cb], gate [M, Ca + Cb] -> [M, H, W, features]."""
+        split = coarse.shape[-1]
+        coarse, fine = gated(coarse, gate[:, :split]), gated(fine, gate[:, split:])
         conv = MergingConv(self.features, 3, "bicubic", kernel_init, self.dtype, name="conv")
         return nn.relu(group_norm(self.groups, "norm", self.dtype)(conv(coarse, fine)))
 
@@ -124,8 +129,8 @@ class Ensembler(nn.Module):
         """
         shared = dict(groups=self.groups, dtype=self.dtype)
 
-        def gate(x, name):
-            return gated(x, VectorGate(x.shape[-1], name=name)(guidance))
+        def gate(name, *maps):
+            return VectorGate(sum(x.shape[-1] for x in maps), name=name)(guidance)
 
         x, skip = inputs[0], None
         for stage, dilations in enumerate(DILATIONS, start=1):
@@ -134,39 +139,35 @@ class Ensembler(nn.Module):
                 if stage > 1 and i == 2 and len(inputs) > 1:
                     x = jnp.concatenate([x, inputs[stage - 1]], axis=-1)
                 stride = 2 if stage > 1 and i == 1 else 1
-                layer = Bottleneck(
+                layer = block(Bottleneck)(
                     features, stride, dilation, **shared, name=f"stage{stage}_layer{i}"
                 )
-                x = layer(gate(x, f"stage{stage}_gate{i}"))
+                x = layer(x, gate(f"stage{stage}_gate{i}", x))
             skip = x if stage == 1 else skip
-        x = GatedASPP(self.width, **shared, name="aspp")(gate(x, "aspp_gate"))
+        x = block(GatedASPP)(self.width, **shared, name="aspp")(x, gate("aspp_gate", x))
 
         low_level = jnp.repeat(low_level, skip.shape[0] // low_level.shape[0], axis=0)
         skip = jnp.concatenate([low_level.astype(skip.dtype), skip], axis=-1)
-        skip = ConvGroupNorm(
+        skip = block(ConvGroupNorm)(
             self.width // 4,
             groups=self.groups // 2,
             activation=nn.relu,
             dtype=self.dtype,
             name="skip_conv",
-        )(skip, GCT(name="skip_gct")(skip))
-        split = x.shape[-1]
-        factors = VectorGate(split + skip.shape[-1], name="gate1")(guidance)
-        x, skip = gated(x, factors[:, :split]), gated(skip, factors[:, split:])
+        )(skip, block(GCT)(name="skip_gct")(skip))
         half = self.width // 2
-        x = MergingConvGroupNorm(half, **shared, name="conv1")(x, skip)
-        conv2 = ConvGroupNorm(half, kernel=3, activation=nn.relu, **shared, name="conv2")
-        x = conv2(gate(x, "gate2"))
+        merge = block(MergingConvGroupNorm)(half, **shared, name="conv1")
+        x = merge(x, skip, gate("gate1", x, skip))
+        conv2 = block(ConvGroupNorm)(half, kernel=3, activation=nn.relu, **shared, name="conv2")
+        x = conv2(x, gate("gate2", x)).astype(jnp.float32)
         return tuple(_generated(x, guidance, name) for name in ("foreground", "background"))
 
 
 def _generated(x: jax.Array, guidance: jax.Array, name: str) -> jax.Array:
     """A 1x1 convolution to one channel whose weights and bias a linear layer makes of the guidance.
 
-    x [M, h, w, C], guidance [M, D] -> float32 [M, h, w]; the layer is called `name`.
+    x float32 [M, h, w, C], guidance [M, D] -> float32 [M, h, w]; the layer is called `name`.
     """
     weights = nn.Dense(x.shape[-1] + 1, name=name)(guidance)
-    logits = jnp.einsum(
-        "mhwc,mc->mhw", x.astype(jnp.float32), weights[:, :-1], precision=lax.Precision.HIGHEST
-    )
+    logits = jnp.einsum("mhwc,mc->mhw", x, weights[:, :-1], precision=lax.Precision.HIGHEST)
     return logits + weights[:, -1, None, None]

@@ -38,6 +38,7 @@ from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
 from vos_jax.nn.fpn import FPN
 from vos_jax.nn.group_norm import ConvGroupNorm
 from vos_jax.nn.images import imagenet_normalise
+from vos_jax.nn.remat import block
 from vos_jax.ops.collaborative import (
     LabelSums,
     atrous_labels,
@@ -66,7 +67,7 @@ class CFBI(LabelLogitsModel):
     named_windows = {name: ((2, 4, 6, 8, 10, 12),) for name in ("code", "paper")}
 
     backbone: str = "resnet101"  # or "mobilenet_v2"
-    width: float = 1.0  # channel multiplier of MobileNetV2
+    width: float = 1.0  # channel multiplier of the backbone
     backbone_norm_eval: bool = True  # batch normalisation keeps its running statistics in training
     norm_eval: bool = True  # ... in ASPP and decoder
     momentum: float = 0.9  # of live statistics
@@ -135,11 +136,12 @@ class CFBI(LabelLogitsModel):
 
     def _setup_scales(self, dtype):
         shared = dict(use_bias=True, activation=nn.relu, dtype=dtype)
-        self.embedding_depthwise = ConvGroupNorm(
+        layer = block(ConvGroupNorm)
+        self.embedding_depthwise = layer(
             self.features, kernel=3, depthwise=True, groups=self.groups, **shared
         )
-        self.embedding = ConvGroupNorm(self.embedding_dim, groups=self.embedding_dim // 4, **shared)
-        self.prehead = ConvGroupNorm(self.head_width // 4, groups=self.head_width // 16, **shared)
+        self.embedding = layer(self.embedding_dim, groups=self.embedding_dim // 4, **shared)
+        self.prehead = layer(self.head_width // 4, groups=self.head_width // 16, **shared)
 
     def _embed(self, maps: Maps) -> tuple[jax.Array, ...]:
         """The embedding of each scale, after ReLU."""

@@ -29,6 +29,7 @@ import numpy as np
 from flax import struct
 
 from vos_jax.nn.deeplab import DeepLabV3Plus, normalise
+from vos_jax.nn.remat import block
 from vos_jax.ops.convolution import conv_general_dilated
 from vos_jax.ops.losses import bootstrapped_cross_entropy
 from vos_jax.ops.matching import (
@@ -72,7 +73,7 @@ class FEELVOS(LabelLogitsModel):
 
     backbone: str = "xception_65"
     output_stride: int = 8
-    width: float = 1.0  # channel multiplier of MobileNetV2
+    width: float = 1.0  # channel multiplier of the backbone
     backbone_norm_eval: bool = True  # BatchNorm of the backbone always uses its running statistics
     norm_eval: bool = True  # BatchNorm of ASPP and decoder always uses its running statistics
     momentum: float = 0.9997  # of live running statistics
@@ -110,7 +111,7 @@ class FEELVOS(LabelLogitsModel):
             dropout=self.dropout,
             dtype=jnp.dtype(self.dtype),
         )
-        self.embedding = SeparableConv(
+        self.embedding = block(SeparableConv)(
             self.features,
             self.embedding_dim,
             3,
@@ -283,9 +284,8 @@ class Head(nn.Module):
 
     def setup(self):
         self.layer0 = SeparableConv(self.features + self.cues, self.features, 7)
-        self.layer1 = SeparableConv(self.features, self.features, 7)
-        self.layer2 = SeparableConv(self.features, self.features, 7)
-        self.layer3 = SeparableConv(self.features, self.features, 7)
+        for name in ("layer1", "layer2", "layer3"):
+            setattr(self, name, block(SeparableConv)(self.features, self.features, 7))
         self.logits = nn.Conv(
             1,
             (1, 1),

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from vos_jax.nn.mobilenet_v2 import MobileNetV2
+from vos_jax.nn.remat import block
 from vos_jax.nn.resnet import ResNet
 
 RESNETS = {"resnet18": 18, "resnet50": 50}
@@ -125,9 +126,9 @@ class Decoder(nn.Module):
         """read [B, N, h, w, D], value [B, h, w, D], r3, r2 -> float32 [B, N, H / 4, W / 4, 2]."""
         batch, objects = read.shape[:2]
         x = SharedConv(self.features, self.dtype, name="conv_fm")(read, value)
-        x = ResBlock(self.features, self.dtype, name="res_mm")(x)
-        x = Refine(self.features, self.dtype, name="rf3")(r3, x)
-        x = Refine(self.features, self.dtype, name="rf2")(r2, x)
+        x = block(ResBlock)(self.features, self.dtype, name="res_mm")(x)
+        x = block(Refine)(self.features, self.dtype, name="rf3")(r3, x)
+        x = block(Refine)(self.features, self.dtype, name="rf2")(r2, x)
         # small at first: a fresh network is undecided
         begin = nn.initializers.variance_scaling(1e-2, "fan_in", "normal")
         pred2 = nn.Conv(2, (3, 3), padding=1, kernel_init=begin, name="pred2")
