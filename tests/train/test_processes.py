@@ -70,7 +70,7 @@ def test_a_process_that_loses_another_one_says_so_in_a_line(tmp_path):
     assert "Run the same command in every process" in last and str(tmp_path) in last
 
 
-def test_of_two_processes_one_evaluates_and_both_get_its_scores(tiny_feelvos, tmp_path):
+def test_two_processes_evaluate_together_and_both_get_the_scores(tiny_feelvos, tmp_path):
     config = tiny.get_config("feelvos")
     export_variables(tmp_path / "weights", tiny_feelvos[1], config.to_dict(), {})
     for code, said in launch(tmp_path, "eval"):
