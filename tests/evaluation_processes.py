@@ -1,7 +1,7 @@
 """One of several processes that evaluate together; test_evaluation_processes starts them.
 
 Arguments: process number, number of processes, port of the coordinator, folder, case.
-Cases: "scores" (a tiny FEELVOS and the RGB floor) and "failure" (process 1 cannot read a frame).
+Cases: "scores" (a toy system and a floor) and "failure" (process 1 cannot read a frame).
 Each process writes which videos it has begun to <folder>/begun_<process>.json.
 """
 
@@ -13,11 +13,13 @@ import jax
 import numpy as np
 
 from tests.squares import moving_squares
-from tests.tiny import quick_compilation, tiny_system
+from tests.systems.toys import Recurrent
+from tests.tiny import lively, quick_compilation
 from vos_jax.evaluating.methods import Together, segmenters
 from vos_jax.evaluation import Results, evaluate
 from vos_jax.inference.setup import Inference
 from vos_jax.metrics.floors import CopyMask
+from vos_jax.systems.build import variable_shapes
 
 
 def clips() -> list:
@@ -29,8 +31,8 @@ def clips() -> list:
 
 def run(out_dir, begun: list[str]) -> Results:
     """The evaluation of the clips; the names of those that the model begins with join `begun`."""
-    model, variables = tiny_system("feelvos")
-    method = segmenters(Inference(model, slots=2), variables)
+    model = Recurrent()
+    method = segmenters(Inference(model, slots=2), lively(variable_shapes(model), seed=3))
 
     def begin(videos):
         begun.extend(video.name for video in videos)
