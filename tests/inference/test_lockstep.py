@@ -21,3 +21,11 @@ def test_a_first_mask_without_an_object_is_refused():
     video = moving_squares("a", enlarged=2)
     with pytest.raises(ValueError, match="the first mask holds no object"):
         segmenter.dispatch([video.frame(0)], [video.mask(0) * 0])
+
+
+def test_frames_of_another_size_are_refused():
+    model, variables = tiny_system("feelvos")
+    segmenter = LockstepSegmenter(model, variables, [[1, 2], [1, 2]], 0, local_mesh())
+    videos = [moving_squares("a"), moving_squares("b", enlarged=2)]
+    with pytest.raises(ValueError, match="expected frames of 24x32 .*found 48x64"):
+        segmenter.dispatch([v.frame(0) for v in videos], [v.mask(0) for v in videos])

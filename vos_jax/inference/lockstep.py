@@ -71,10 +71,11 @@ class LockstepSegmenter:
             mask comes back as given.
 
         Raises:
-            ValueError: a first mask without an object.
+            ValueError: frames of several sizes, or a first mask without an object.
         """
         for row, frame in enumerate(frames):
             if frame is not None:
+                self._check_size(frame, frames[0])
                 self._prepared[row] = self._model.preprocess(frame)
         inputs = self._placed(self._prepared)
         if self._memory is None:
@@ -108,6 +109,14 @@ class LockstepSegmenter:
             size=self._size,
         )
         return [lambda x=x: x.copy() for x in labels]
+
+    def _check_size(self, frame: np.ndarray, first: np.ndarray) -> None:
+        expected, found = self._size or first.shape[:2], frame.shape[:2]
+        if found != expected:
+            raise ValueError(
+                f"expected frames of {expected[0]}x{expected[1]} (height x width) like the first "
+                f"one, found {found[0]}x{found[1]}"
+            )
 
     def _make_room(self, inputs: Any) -> None:
         """Grow the memories by zero-padding when one more reference frame does not fit."""
