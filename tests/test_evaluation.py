@@ -1,14 +1,17 @@
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.squares import SIZE, moving_squares
 from tests.tiny import get_config, quick_compilation
 from vos_jax.checkpoint_folder import export_variables
-from vos_jax.data.clip import VOID, Objects, Video
+from vos_jax.data.clip import VOID
 from vos_jax.data.masks import read_mask
+from vos_jax.evaluating.methods import Together
 from vos_jax.evaluation import FLOORS, Evaluation, evaluate
 from vos_jax.inference.setup import build_inference
 from vos_jax.metrics.floors import CopyMask, NearestColour
@@ -16,9 +19,6 @@ from vos_jax.metrics.frame import frame_scores
 from vos_jax.metrics.protocols import PROTOCOLS
 from vos_jax.systems.build import init_variables
 from vos_jax.systems.propagation import Propagation
-
-SIZE = (24, 32)
-COLOURS = np.array([[90, 90, 90], [250, 20, 20], [20, 20, 250]], np.uint8)
 
 
 class Fed(CopyMask):
@@ -42,39 +42,6 @@ class Fixed:
 
     def step(self, frame, labels=None):
         return next(self._maps)
-
-
-def moving_squares(
-    name, ids=(1, 2), length=6, size=SIZE, appear=(0, 0), scored=None, void=False, enlarged=1
-):
-    """Squares that move 2 pixels a frame; object k is given at appear[k], scored afterwards.
-
-    enlarged: each pixel becomes so many in both directions.
-    """
-    labels = np.zeros((length, *size), np.uint8)
-    for t in range(length):
-        for k, i in enumerate(ids):
-            if t >= appear[k]:
-                labels[t, 4 + 10 * k : 12 + 10 * k, 2 + 2 * t : 12 + 2 * t] = i
-    table = np.zeros((256, 3), np.uint8)
-    table[[0, *ids]] = COLOURS[: len(ids) + 1]
-    labels = labels.repeat(enlarged, axis=1).repeat(enlarged, axis=2)
-    frames, size = table[labels], labels.shape[1:]
-    if void:
-        labels[:, :2] = VOID
-    given, later = np.zeros((length, len(ids)), bool), np.zeros((length, len(ids)), bool)
-    for k in range(len(ids)):
-        given[appear[k], k] = True
-        later[appear[k] + 1 : length - 1, k] = True
-    return Video(
-        name,
-        "test",
-        [f"{t:05d}" for t in range(length)],
-        ["mask"] * length,
-        lambda t: frames[t],
-        lambda t: labels[t],
-        lambda: Objects(np.array(ids), given, later if scored is None else scored, None, size),
-    )
 
 
 FOLLOWING = ("copy", "rgb", "propagation")
@@ -104,7 +71,7 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="module")
 def floors(config):
     """Every floor that follows given masks, as a method; the network's too."""
-    return {name: FLOORS[name](config) for name in FOLLOWING}
+    return {name: FLOORS[name](config).method for name in FOLLOWING}
 
 
 def test_scores_are_those_of_the_scored_frames():
@@ -161,7 +128,16 @@ def test_every_floor_waits_for_the_first_mask_and_takes_later_objects(floors):
             maps[self.name].append(self.stepper.step(frame, labels))
             return maps[self.name][-1]
 
-    methods = {name: lambda v, name=name: Noted(name, floors[name](v)) for name in floors}
+        def dispatch(self, frames, labels):
+            (answer,) = self.stepper.dispatch(frames, labels)
+            maps[self.name].append(answer())
+            return [lambda labels=maps[self.name][-1]: labels]
+
+    def noted(name, method):
+        begin = lambda given: Noted(name, method(given))  # noqa: E731 - a video, or several
+        return replace(method, begin=begin) if isinstance(method, Together) else begin
+
+    methods = {name: noted(name, method) for name, method in floors.items()}
     results = evaluate(methods, [video])
     for name in floors:
         assert [o.frames for o in results.methods[name]] == [3, 1]
@@ -294,9 +270,26 @@ def test_a_config_is_scored_beside_its_floors(config, tmp_path, capsys):
     assert capsys.readouterr().out.startswith(results.report())
 
 
+def test_a_config_may_evaluate_a_part_of_the_videos_and_says_so(config, tmp_path, capsys):
+    part = config.copy_and_resolve_references()
+    part.eval.update({"videos": 1, "floors": ("copy", "background")})
+    variables = init_variables(build_inference(part).model, jax.random.key(1))
+    results = Evaluation(part).run(variables, tmp_path / "eval", write_masks=False)
+    assert len({scores.sequence for scores in results.methods["model"]}) == 1
+    subset = "the first 1 of 2 videos by name"
+    assert f"A subset: {subset}." in capsys.readouterr().out
+    stored = json.loads((tmp_path / "eval/scores.json").read_text())
+    assert stored["settings"]["subset"] == subset
+    assert {file.name for file in (tmp_path / "floor_scores").iterdir()} == {
+        "copy.json",
+        "background.json",
+    }
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
+        ("eval.videos", 3, "config.eval.videos: expected at most 2, as many as .*found 3"),
         ("eval.floors", ("copy", "rbg"), r"config\.eval\.floors: unknown \['rbg'\].*'copy', 'rgb'"),
         ("eval.protocol", "davis", "config.eval: unknown protocol 'davis'"),
         ("eval.metric", "G", r"config\.eval\.metric: protocol davis2017 reports J&F-Mean, .*'G'"),

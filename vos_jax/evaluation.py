@@ -8,15 +8,18 @@ One that returns an `Unguided` is shown no annotation.
 Videos are read frame by frame, each frame once: memory does not grow with their length. All methods
 see the same frames and given labels and are scored in the same frames, under the same protocol and
 by the same functions as folders of results in `vos_jax.score`.
+
+Several processes share the videos, and the devices of a process take one each, where the videos
+have one size and get their masks at the same frames. Every process writes the label maps of its own
+videos, so `out_dir` must be a folder that all of them see; the first one writes the tables.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -24,33 +27,29 @@ from tqdm import tqdm
 from vos_jax.data.clip import Video
 from vos_jax.data.sources import evaluation_videos, open_sources
 from vos_jax.data.youtube_vos import read_categories
+from vos_jax.evaluating.kept import KeptScores, from_plain, to_plain
+from vos_jax.evaluating.methods import (
+    FLOORS,
+    Method,
+    Together,
+    goes_without_masks,
+    segmenters,
+)
+from vos_jax.evaluating.plan import batches, in_order, on_every_process, share
+from vos_jax.evaluating.walk import walk
 from vos_jax.files import write_whole
 from vos_jax.inference.overlay import OverlayWriter
-from vos_jax.inference.setup import Inference, build_inference
-from vos_jax.inference.streaming import VideoSegmenter, bucket
-from vos_jax.inference.writers import FrameResult, MaskWriter, Writer
+from vos_jax.inference.setup import build_inference
+from vos_jax.inference.writers import MaskWriter, Writer
 from vos_jax.metrics import tables
-from vos_jax.metrics.floors import Constant, CopyMask, NearestColour, given_labels
 from vos_jax.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores
-from vos_jax.systems.propagation import Propagation
-from vos_jax.train.initial import initial_variables
+from vos_jax.notes import note
 
 MODEL = "model"
 SET = "val"  # in the names of the result files
-
-Method = Callable[[Video], Any]
-
-
-@dataclass(frozen=True)
-class Unguided:
-    """A method at work that segments every frame of a video by itself.
-
-    stepper: has `step(frame)`, which returns the label map.
-    """
-
-    stepper: Any
+FLOOR_SCORES = "floor_scores"  # folder beside the results
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,20 @@ class Results:
 
     def report(self) -> str:
         """The tables and the statement of what they count, as aligned text."""
+        statement = tables.statement(self.protocol, self.settings)
+        if "subset" in self.settings:
+            statement += f" A subset: {self.settings['subset']}."
         return "\n\n".join(
             [
                 tables.sequence_table(self.protocol, self.methods),
                 tables.method_table(self.protocol, self.methods),
-                tables.statement(self.protocol, self.settings),
+                statement,
             ]
         )
 
 
 def evaluate(
-    methods: Mapping[str, Method],
+    methods: Mapping[str, Method | Together],
     videos: Iterable[Video],
     *,
     protocol: Protocol = PROTOCOLS["davis2017"],
@@ -89,8 +91,10 @@ def evaluate(
     write_masks: bool = True,
     overlay: bool = True,
     overwrite: bool = False,
+    kept: KeptScores | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Results:
-    """Score methods beside each other and write the results.
+    """Score methods beside each other and write the results; of several processes, on all of them.
 
     Args:
         methods: name -> method (see above). Until the first labels of a video are given, all is
@@ -102,64 +106,54 @@ def evaluate(
             other one. None writes nothing.
         write_masks, overlay: what to write of the first method's label maps.
         overwrite: allow results that are already in `out_dir` to be replaced.
+        kept: scores of methods other than the first that need not be computed again; those that
+            are computed are added.
+        settings: what else the results say of how they came about.
 
     Raises:
         ValueError: no video or no scored object, two videos of one name, masks that do not have
-            their frame's size, label maps of a wrong size or kind.
+            their frame's size, label maps of a wrong size or kind; any error of another process.
         FileExistsError: results exist and `overwrite` is not set.
     """
-    videos = _in_order(videos)
+    videos = list(videos)
     out_dir = None if out_dir is None else epath.Path(out_dir)
-    if out_dir is not None:
-        tables.refuse_existing(out_dir, SET, overwrite)
+    width = max((m.width for m in methods.values() if isinstance(m, Together)), default=1)
+
+    def open_writers(stack: ExitStack, name: str) -> list[Writer]:
+        if out_dir is None:
+            return []
+        return _writers(stack, out_dir, name, write_masks, overlay, overwrite)
+
+    def score() -> dict[str, list]:
+        if out_dir is not None:
+            tables.refuse_existing(out_dir, SET, overwrite)
+        plan = batches(in_order(videos), width)
+        own = share(plan, jax.process_index(), jax.process_count())
+        known = {} if kept is None else _find([video for batch in own for video in batch], kept)
+        found: dict[str, list[ObjectScores]] = {name: [] for name in methods}
+        for batch in _progress(own):
+            for name, objects in _score_batch(batch, methods, protocol, known, open_writers):
+                found[name] += objects
+        return {name: to_plain(objects) for name, objects in found.items()}
 
     scores: dict[str, list[ObjectScores]] = {name: [] for name in methods}
-    with tqdm(videos, desc="evaluate", unit="clip", disable=None) as progress:
-        for video in progress:
-            progress.set_postfix_str(video.name)
-            with ExitStack() as stack:
-                writers = []
-                if out_dir is not None:
-                    writers = _writers(stack, out_dir, video.name, write_masks, overlay, overwrite)
-                for name, objects in _score_video(video, protocol, methods, writers).items():
-                    scores[name] += objects
+    for part in on_every_process(score):
+        for name, objects in part.items():
+            scores[name] += from_plain(objects)
 
     counts = tables.counts([SequenceScorer.of(protocol, video) for video in videos])
     methods = {name: sorted(objects, key=_official_order) for name, objects in scores.items()}
-    results = Results(protocol, methods, {"set": SET, **counts})
-    if out_dir is not None:
-        _write(out_dir, results, overwrite)
+    results = Results(protocol, methods, {"set": SET, **counts, **(settings or {})})
+
+    def write() -> None:
+        if jax.process_index() == 0:
+            if kept is not None:
+                kept.save(videos, methods)
+            if out_dir is not None:
+                _write(out_dir, results, overwrite)
+
+    on_every_process(write)
     return results
-
-
-def segmenters(
-    inference: Inference, variables: Mapping[str, Any], unguided: bool = False
-) -> Method:
-    """The method that segments every video with a system.
-
-    The variables may be on the host; they go to the device for the time of a video. unguided: no
-    mask is given to it, and it sees the reference frames that the system asks for.
-    """
-
-    def begin(video: Video) -> VideoSegmenter | Unguided:
-        if not unguided:
-            return inference.segmenter(jax.device_put(variables), [int(i) for i in video.ids])
-        segmenter = inference.segmenter(jax.device_put(variables))
-        references = inference.reference_frames(len(video))
-        if references:
-            segmenter.observe([video.frame(t) for t in references])
-        return Unguided(segmenter)
-
-    return begin
-
-
-def goes_without_masks(inference: Inference, protocol: Protocol) -> bool:
-    """Whether a system is shown no masks under a protocol.
-
-    One that may have them goes without where ids are matched and not given.
-    """
-    guidance = inference.model.traits.guidance
-    return guidance == "none" or guidance == "either" and protocol.proposals > 0
 
 
 class Evaluation:
@@ -182,7 +176,8 @@ class Evaluation:
         self.protocol = _protocol(config.eval)
         self._config = config
         self._inference = build_inference(config)
-        self._videos = evaluation_videos(open_sources(config.data, "eval"))
+        videos = evaluation_videos(open_sources(config.data, "eval"))
+        self._videos, self._settings = _subset(videos, config.eval.get("videos", 0))
         named = {name for video in self._videos for name in video.categories or ()}
         self.protocol.check_seen(named)
         self._floors = {name: FLOORS[name](config) for name in config.eval.floors}
@@ -207,20 +202,40 @@ class Evaluation:
         """Score the model with these variables beside the floors; see `evaluate`.
 
         write_masks: its label maps and, where the config says so, overlays are written too. The
-        tables are printed once all is written.
+        tables are printed once all is written. Scores of floors are kept beside `out_dir`, in
+        floor_scores, and found there by the next evaluation.
         """
         unguided = goes_without_masks(self._inference, self.protocol)
+        floors = {name: floor.method for name, floor in self._floors.items()}
+        identities = {name: floor.identity for name, floor in self._floors.items()}
+        folder = epath.Path(out_dir).parent / FLOOR_SCORES
         results = evaluate(
-            {MODEL: segmenters(self._inference, variables, unguided), **self._floors},
+            {MODEL: segmenters(self._inference, variables, unguided), **floors},
             self._videos,
             protocol=self.protocol,
             out_dir=out_dir,
             write_masks=write_masks,
             overlay=write_masks and self._config.eval.overlay,
             overwrite=overwrite,
+            kept=KeptScores(folder, identities, self.protocol),
+            settings=self._settings,
         )
-        print(results.report())
+        if jax.process_index() == 0:
+            print(results.report())
         return results
+
+
+def _subset(videos: Sequence[Video], count: int) -> tuple[Sequence[Video], dict[str, str]]:
+    """The first `count` videos by name (0: all), and what the settings say of that."""
+    if not count:
+        return videos, {}
+    if count > len(videos):
+        raise ValueError(
+            f"config.eval.videos: expected at most {len(videos)}, as many as config.data.eval has"
+            f" (0: all), found {count}"
+        )
+    chosen = sorted(videos, key=lambda video: video.name)[:count]
+    return chosen, {"subset": f"the first {count} of {len(videos)} videos by name"}
 
 
 def _protocol(section: ConfigDict) -> Protocol:
@@ -232,82 +247,51 @@ def _protocol(section: ConfigDict) -> Protocol:
         raise ValueError(f"config.eval: {error}") from error
 
 
-def _propagation(config: ConfigDict) -> Method:
-    """The floor that propagates labels with the untrained features of config.init.backbone."""
-    if not config.init.backbone:
-        raise ValueError(
-            "config.eval.floors has 'propagation', which needs config.init.backbone: a folder "
-            "written by vos_jax.convert"
+def _find(videos: Sequence[Video], kept: KeptScores) -> dict[str, dict[str, list[ObjectScores]]]:
+    """Video -> method -> scores that are kept; the first process says which of its videos'."""
+    known = {video.name: kept.find(video) for video in videos}
+    names = sorted({name for found in known.values() for name in found})
+    if names and jax.process_index() == 0:
+        count = sum(map(bool, known.values()))
+        note(
+            f"floors {', '.join(names)}: scores of {count} of {len(videos)} videos are those in"
+            f" {kept.folder}"
         )
-    shared = ("backbone", "width", "window", "short_side")  # not every system has a window
-    fields = {name: config.model[name] for name in shared if name in config.model}
-    model = Propagation(output_stride=8, **fields)
-    variables = initial_variables(model, {**config.init, "model": ""}, config.seed)
-    return segmenters(Inference(model), variables)
+    return known
 
 
-# name -> function of a config that returns the method; the last two are for systems without masks
-FLOORS: Mapping[str, Callable[[ConfigDict], Method]] = {
-    "copy": lambda config: lambda video: CopyMask(),
-    "rgb": lambda config: lambda video: NearestColour(),
-    "propagation": _propagation,
-    "background": lambda config: lambda video: Unguided(Constant(0)),
-    "whole_frame": lambda config: lambda video: Unguided(Constant(1)),
-}
+def _score_batch(
+    batch: Sequence[Video],
+    methods: Mapping[str, Method | Together],
+    protocol: Protocol,
+    known: Mapping[str, Mapping[str, list[ObjectScores]]],
+    open_writers: Callable[[ExitStack, str], Sequence[Writer]],
+) -> Iterator[tuple[str, list[ObjectScores]]]:
+    """Method and scores of the videos of a batch; what is known is not computed."""
+    has = {video.name: known.get(video.name, {}) for video in batch}
+    together, apart = {}, {video.name: {} for video in batch}
+    for name, method in methods.items():
+        if isinstance(method, Together):
+            if any(name not in found for found in has.values()):
+                together[name] = method
+        else:
+            for video, found in has.items():
+                if name not in found:
+                    apart[video][name] = method
+    computed = walk(batch, protocol, together, apart, next(iter(methods)), open_writers)
+    yield from computed.items()
+    for found in has.values():
+        yield from ((name, objects) for name, objects in found.items() if name not in together)
 
 
-def _score_video(
-    video: Video, protocol: Protocol, methods: Mapping[str, Method], writers: Sequence[Writer]
-) -> dict[str, list[ObjectScores]]:
-    """Scores of every method for the objects of one video; the first one's maps go to `writers`."""
-    steppers = {name: method(video) for name, method in methods.items()}
-    scorers = {name: SequenceScorer.of(protocol, video) for name in methods}
-    first, started = next(iter(methods)), False
-    for t in range(len(video)):
-        frame = video.frame(t)
-        given, scored = np.asarray(video.given[t]), bool(np.any(video.scored[t]))
-        truth = video.mask(t) if given.any() or scored else None
-        if truth is not None and truth.shape != frame.shape[:2]:
-            raise ValueError(
-                f"{video.mask_files[t]}: expected a mask of the frame's size {frame.shape[:2]}, "
-                f"found {truth.shape}; use masks and frames of one resolution"
-            )
-        handed = None if truth is None else given_labels(truth, video.ids, given)
-        started = started or handed is not None
-        for name, stepper in steppers.items():
-            labels = np.zeros(frame.shape[:2], np.uint8)
-            if isinstance(stepper, Unguided):
-                labels = stepper.stepper.step(frame)
-            elif started:
-                labels = stepper.step(frame, handed)
-            where = f"{name}, {video.name}, frame {video.frame_names[t]}"
-            _check_labels(labels, frame, where)
-            if name == first:
-                for writer in writers:
-                    writer.write(FrameResult(video.frame_names[t], frame, labels))
-            if scored:
-                scorers[name].add(t, truth, labels, where)
-    return {name: scorer.scores() for name, scorer in scorers.items()}
-
-
-def _check_labels(labels: np.ndarray, frame: np.ndarray, where: str) -> None:
-    if labels.shape != frame.shape[:2] or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(
-            f"{where}: expected an integer label map of shape {frame.shape[:2]}, found "
-            f"{labels.dtype} {labels.shape}"
-        )
-
-
-def _in_order(videos: Iterable[Video]) -> list[Video]:
-    """Equal frame sizes and object buckets together, so that each is compiled once in a row."""
-    videos = sorted(videos, key=lambda v: (v.original_size, bucket(len(v.ids)), v.name))
-    if not any(np.any(video.scored) for video in videos):
-        raise ValueError(f"nothing to evaluate: none of {len(videos)} videos has a scored frame")
-    names = [video.name for video in videos]
-    double = sorted({name for name in names if names.count(name) > 1})
-    if double:
-        raise ValueError(f"several videos are called {double}; results are kept by name")
-    return videos
+def _progress(batches: Sequence[Sequence[Video]]) -> Iterator[Sequence[Video]]:
+    """The batches, with a bar on the first process."""
+    total, off = sum(map(len, batches)), None if jax.process_index() == 0 else True
+    with tqdm(total=total, desc="evaluate", unit="clip", disable=off) as progress:
+        for batch in batches:
+            progress.set_postfix_str(", ".join(video.name for video in batch))
+            yield batch
+            progress.update(len(batch))
 
 
 def _official_order(scores: ObjectScores) -> tuple[str, int]:

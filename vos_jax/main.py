@@ -40,7 +40,7 @@ from vos_jax.train.distributed import GIVEN, initialize_distributed
 from vos_jax.train.logs import Logger
 from vos_jax.train.loop import NonFiniteLoss, train
 from vos_jax.train.manifest import build_manifest
-from vos_jax.train.partition import broadcast, build_mesh, devices_line, fetch
+from vos_jax.train.partition import build_mesh, devices_line, fetch
 from vos_jax.train.setup import build_training
 from vos_jax.train.slots import in_buckets
 from vos_jax.train.workdir import begun_config, prepare_workdir
@@ -111,7 +111,7 @@ def run_evaluation(
 ) -> dict[str, float]:
     """Score a checkpoint on config.data.eval (the checkpoint's own config where None is given).
 
-    Of several processes the first one evaluates, and all get its scores.
+    Several processes share the videos, and all get the scores.
     """
     variables, config = load_variables(checkpoint, config)
     missing = [name for name in ("data", "eval", "inference", "init") if name not in config]
@@ -120,23 +120,13 @@ def run_evaluation(
             f"{checkpoint} has no whole config (only {', '.join(config)}; missing: "
             f"{', '.join(missing)}); give --config FILE[:PRESET]"
         )
-    return _on_first_process(Evaluation(config), variables, out_dir, overwrite=overwrite)
-
-
-def _on_first_process(
-    evaluation: Evaluation, variables: dict[str, Any], out_dir: str | epath.Path, **options: Any
-) -> dict[str, float]:
-    """The scores of the model, on every process; see `Evaluation.run`."""
-    scores = dict.fromkeys(evaluation.protocol.metric_names, 0.0)
-    if jax.process_index() == 0:
-        scores = evaluation.run(variables, out_dir, **options).metrics[MODEL]
-    return broadcast(scores)
+    return Evaluation(config).run(variables, out_dir, overwrite=overwrite).metrics[MODEL]
 
 
 def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:
     """What the train loop calls; masks and overlays only come with the last step.
 
-    Of several processes the first one evaluates, and all get its scores.
+    Several processes share the videos, and all get the scores.
     """
     evaluation = Evaluation(config)
     evaluation.check_metric()
@@ -144,7 +134,7 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
     def score(variables, step):
         out_dir = epath.Path(workdir) / "results" / f"step_{step}"
         options = dict(write_masks=step == config.train.steps, overwrite=True)
-        return _on_first_process(evaluation, fetch(variables), out_dir, **options)
+        return evaluation.run(fetch(variables), out_dir, **options).metrics[MODEL]
 
     return score
 

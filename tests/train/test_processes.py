@@ -114,7 +114,7 @@ def test_a_process_that_waits_in_vain_for_the_others_says_what_to_do():
     assert "num_processes=2, process_id=1" in last and "VOS_JAX_DISTRIBUTED=0 runs this" in last
 
 
-def test_of_two_processes_one_evaluates_and_both_get_its_scores(tiny_feelvos, tmp_path):
+def test_two_processes_evaluate_together_and_both_get_the_scores(tiny_feelvos, tmp_path):
     config = tiny.get_config("feelvos")
     export_variables(tmp_path / "weights", tiny_feelvos[1], config.to_dict(), {})
     processes = launch(tmp_path, "eval", by="flags")

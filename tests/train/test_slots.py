@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tests import tiny
-from vos_jax.train.slots import in_buckets
 from vos_jax.main import training_batches
+from vos_jax.train.slots import in_buckets
 
 
 def batches(*counts):

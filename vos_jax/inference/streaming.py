@@ -98,7 +98,7 @@ class VideoSegmenter:
             )
 
     def step(self, frame: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """Segment the next frame.
+        """Segment the next frame, and wait for it.
 
         Args:
             frame: uint8 [H, W, 3] RGB.
@@ -113,6 +113,15 @@ class VideoSegmenter:
         Raises:
             ValueError: no mask or an empty one at the first frame, sizes that do not agree, or a
                 mask for a system or a video that goes without.
+        """
+        return self.dispatch(frame, labels)()
+
+    def dispatch(
+        self, frame: np.ndarray, labels: np.ndarray | None = None
+    ) -> Callable[[], np.ndarray]:
+        """`step` without waiting: a function that waits for the labels and returns them.
+
+        The device goes on with the next frame while those of this one are looked at.
         """
         frame, guidance = self._checked_frame(frame), self._model.traits.guidance
         if labels is None:
@@ -150,7 +159,9 @@ class VideoSegmenter:
     def _name(self) -> str:
         return type(getattr(self._model, "model", self._model)).__name__  # of views: the system's
 
-    def _begin(self, frame: np.ndarray, labels: np.ndarray, given: list[int]) -> np.ndarray:
+    def _begin(
+        self, frame: np.ndarray, labels: np.ndarray, given: list[int]
+    ) -> Callable[[], np.ndarray]:
         if not given:
             raise ValueError(
                 "the first mask holds no object: expected an id in 1..254, found only 0 and 255"
@@ -158,15 +169,15 @@ class VideoSegmenter:
         self.ids = self._known_ids + [i for i in given if i not in self._known_ids]
         self._size = frame.shape[:2]
         self._slots = bucket(max(len(self.ids), self._fewest_slots))
-        valid = _marked(self.ids, given, self._slots)
-        inputs, slot_labels = self._prepare(frame), self._to_slots(labels)
+        valid = mark(self.ids, given, self._slots)
+        inputs, slot_labels = self._prepare(frame), to_slots(labels, self.ids)[None]
         self._memory, *_ = self._start(
             self._variables, inputs, slot_labels, valid, num_references=1, size=self._size
         )
         self._last = labels
-        return labels.copy()
+        return labels.copy
 
-    def _begin_alone(self, frame: np.ndarray) -> np.ndarray:
+    def _begin_alone(self, frame: np.ndarray) -> Callable[[], np.ndarray]:
         """The first frame of a video without given masks."""
         self._propose(frame)
         valid = np.ones((1, self._slots), bool)
@@ -182,20 +193,22 @@ class VideoSegmenter:
 
     def _advance(
         self, frame: np.ndarray, labels: np.ndarray | None, given: list[int] | None
-    ) -> np.ndarray:
+    ) -> Callable[[], np.ndarray]:
         inputs, new = self._prepare(frame), None
         if given is not None:
             self._make_room(given, inputs)
-            labels, new = self._to_slots(labels), _marked(self.ids, given, self._slots)
+            labels, new = to_slots(labels, self.ids)[None], mark(self.ids, given, self._slots)
         self._memory, prediction, found, pasted = self._step(
             self._variables, self._memory, inputs, labels, new, size=self._size
         )
         return self._answer(prediction, found, pasted)
 
-    def _answer(self, prediction: Any, found: jax.Array, pasted: Any) -> np.ndarray:
-        """Slots -> ids."""
+    def _answer(self, prediction: Any, found: jax.Array, pasted: Any) -> Callable[[], np.ndarray]:
+        """Slots -> ids, once they are there."""
         self._last = (prediction, pasted)
-        return np.array([0, *self.ids], np.uint8)[np.asarray(found[0])]
+        ids = np.array([0, *self.ids], np.uint8)
+        found.copy_to_host_async()
+        return lambda: ids[np.asarray(found)[0]]
 
     def _make_room(self, given: list[int], inputs: Any) -> None:
         """Grow the memory by zero-padding when new ids or one more reference frame do not fit."""
@@ -210,16 +223,9 @@ class VideoSegmenter:
                 jax.ShapeDtypeStruct((1, *self._size), np.uint8),
                 jax.ShapeDtypeStruct((1, slots), bool),
             )
-            self._memory = jax.tree.map(_pad_to, self._memory, shapes)
+            self._memory = jax.tree.map(pad_to, self._memory, shapes)
             self._slots = slots
         self._references = references
-
-    def _to_slots(self, labels: np.ndarray) -> np.ndarray:
-        """Ids -> slots 1.. in the order of `self.ids`; uint8 [1, H, W]."""
-        table = np.zeros(256, np.uint8)
-        table[self.ids] = np.arange(1, len(self.ids) + 1)
-        table[VOID] = VOID
-        return table[labels][None]
 
     def _prepare(self, frame: np.ndarray) -> Any:
         return jax.tree.map(lambda x: x[None], self._model.preprocess(frame))
@@ -304,14 +310,22 @@ def compiled(model: VOSModel) -> tuple[Callable, Callable, Callable, Callable]:
     return start, step, probabilities, observe
 
 
-def _marked(ids: list[int], marked: list[int], slots: int) -> np.ndarray:
+def to_slots(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+    """Ids -> slots 1.. in the order of `ids`; uint8 [H, W]."""
+    table = np.zeros(256, np.uint8)
+    table[ids] = np.arange(1, len(ids) + 1)
+    table[VOID] = VOID
+    return table[labels]
+
+
+def mark(ids: list[int], marked: list[int], slots: int) -> np.ndarray:
     """bool [1, slots]: which of the slots of `ids` are in `marked`."""
     row = np.zeros((1, slots), bool)
     row[0, : len(ids)] = [i in marked for i in ids]
     return row
 
 
-def _pad_to(x: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
+def pad_to(x: jax.Array, target: jax.ShapeDtypeStruct) -> jax.Array:
     """Zero-pad every axis at its end."""
     if x.shape == target.shape:
         return x

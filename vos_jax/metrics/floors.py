@@ -84,13 +84,26 @@ class NearestColour:
         answer = np.zeros(len(codes), np.uint8)
         nearest = np.full(len(codes), np.inf)
         for label in sorted(self._trees):
-            distance, _ = self._trees[label].query(points)
-            # Squared distances are integers: rounding makes ties exact.
-            squared = np.rint(distance**2)
-            closer = squared < nearest
-            answer[closer] = label
-            nearest[closer] = squared[closer]
+            for open_ in _by_distance(nearest):
+                # A bound spares most of the search; 0.5 is far more than its rounding.
+                bound = np.sqrt(nearest[open_].max()) + 0.5
+                distance, _ = self._trees[label].query(points[open_], distance_upper_bound=bound)
+                # Squared distances are integers: rounding makes ties exact.
+                squared = np.rint(distance**2)
+                closer = squared < nearest[open_]
+                answer[open_[closer]] = label
+                nearest[open_[closer]] = squared[closer]
         return answer
+
+
+def _by_distance(nearest: np.ndarray) -> list[np.ndarray]:
+    """Points that a new label may still win, in groups of about one squared distance `nearest`.
+
+    Nothing is nearer than an equal colour.
+    """
+    groups = np.frexp(np.minimum(nearest, _COLOURS))[1]
+    groups[nearest == 0] = 0
+    return [np.flatnonzero(groups == g) for g in np.unique(groups[groups > 0])]
 
 
 def given_labels(mask: np.ndarray, ids: np.ndarray, given: np.ndarray) -> np.ndarray | None:

@@ -186,6 +186,7 @@ RULES = {
     "optim.clip_norm": number(above=True),
     "optim.freeze": PATTERNS,
     "eval.every": whole(),
+    "eval.videos": whole(),
     "eval.protocol": one_of(*PROTOCOLS),
     "eval.seen": TEXT,
     "eval.metric": TEXT,
