@@ -15,6 +15,7 @@ from tests import tiny
 from tests.accelerator import lowered
 from vos_jax.inference.setup import build_inference
 from vos_jax.inference.streaming import compiled
+from vos_jax.ops import platforms
 from vos_jax.systems.build import variable_shapes
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.train.setup import build_training
@@ -50,7 +51,8 @@ def test_the_train_step_is_native_to_gpu_and_tpu(config):
     assert_native(lowered(training.step, training.state, batch))
 
 
-def test_the_inference_step_is_native_to_gpu_and_tpu(config):
+def inference_step(config):
+    """The jitted step of a frame without given masks, and its arguments."""
     model = build_inference(config).model
     start, step, *_ = compiled(model)
     variables = variable_shapes(model)
@@ -58,4 +60,25 @@ def test_the_inference_step_is_native_to_gpu_and_tpu(config):
     labels, valid = np.zeros((1, *SIZE), np.uint8), np.ones((1, 2), bool)
     first = variables, inputs, labels, valid
     memory, *_ = jax.eval_shape(lambda *x: start(*x, num_references=1, size=SIZE), *first)
-    assert_native(lowered(step, variables, memory, inputs, None, None, size=SIZE))
+    return step, (variables, memory, inputs, None, None)
+
+
+def test_the_inference_step_is_native_to_gpu_and_tpu(config):
+    step, arguments = inference_step(config)
+    assert_native(lowered(step, *arguments, size=SIZE))
+
+
+def test_the_models_precision_and_bytes_reach_every_matching_and_read(config, monkeypatch):
+    if "precision" not in config.model:
+        pytest.skip("a system that neither matches nor reads")
+    made, make_plans = [], platforms.make_plans
+
+    def recorded(cpu, fitting, kernel_bytes, precision, dtype):
+        made.append((kernel_bytes, precision))
+        return make_plans(cpu, fitting, kernel_bytes, precision, dtype)
+
+    monkeypatch.setattr(platforms, "make_plans", recorded)
+    config.model.update({"precision": "x3", "kernel_bytes": 2**20})
+    step, arguments = inference_step(config)
+    jax.eval_shape(lambda *x: step(*x, size=SIZE), *arguments)
+    assert set(made) == {(2**20, "x3")}

@@ -36,10 +36,10 @@ class Size(NamedTuple):
 def plan_products(query, reference, num_labels, k, kernel_bytes, precision):
     """How large the products of [B, Q, C] and [B, P, C] are, as plans for `search_global`."""
     (batch, queries, _), pixels = query.shape, reference.shape[1]
-    smallest = min(BLOCK, pixels)
+    smallest = max(min(BLOCK, pixels), k)
 
     def size(chunk, block):
-        return Size(max(min(chunk, queries), 1), max(block, k))
+        return Size(max(min(chunk, queries), 1), block)
 
     def fitting(limit):
         room = limit // 4
