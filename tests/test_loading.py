@@ -42,6 +42,12 @@ def test_a_config_says_how_it_is_run_and_may_name_defaults(checkpoint):
     assert plain.model == inference.model.model and plain.slots == 0
 
 
+def test_a_config_may_run_a_checkpoint_with_another_precision(checkpoint):
+    config = ConfigDict({"model": {**tiny_section("feelvos"), "precision": "x3"}})
+    assert load_variables(checkpoint)[1].model.get("precision", "highest") == "highest"
+    assert build_inference(load_variables(checkpoint, config)[1]).model.precision == "x3"
+
+
 def test_another_model_than_the_checkpoint_holds_is_refused_with_the_fields(checkpoint):
     other = ConfigDict({"model": {**tiny_section("feelvos"), "embedding_dim": 12}})
     with pytest.raises(ValueError, match=r"another model .*\n  model\.embedding_dim: 6 -> 12\n"):

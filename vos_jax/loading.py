@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from vos_jax.checkpoint_folder import import_variables
 from vos_jax.inference.setup import build_inference
 from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.systems.base import HOW_COMPUTED
 from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
 
@@ -54,10 +55,11 @@ def _differing_fields(stored: Any, asked: Any) -> list[str]:
     """Lines "model.field: stored -> asked" where the two sections describe other models.
 
     The built models are compared, so a field that one of the sections leaves out has its default.
+    Those of HOW_COMPUTED are the config's affair.
     """
     ours, theirs = build_model(stored), build_model(asked)
     if type(ours) is not type(theirs):
         return [f"model.name: {stored['name']!r} -> {asked['name']!r}"]
-    names = model_fields(type(ours))
+    names = [name for name in model_fields(type(ours)) if name not in HOW_COMPUTED]
     pairs = ((name, getattr(ours, name), getattr(theirs, name)) for name in names)
     return [f"model.{name}: {old!r} -> {new!r}" for name, old, new in pairs if old != new]

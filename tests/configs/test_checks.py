@@ -59,6 +59,8 @@ WRONG = [
     ("feelvos", "log.every", 0, "from 1"),
     ("feelvos", "loss.fraction", 0.0, "above 0"),
     ("feelvos", "model.dtype", "float64", "one of float32, bfloat16"),
+    ("feelvos", "model.precision", "high", "one of highest, x3, default"),
+    ("stm", "model.kernel_bytes", -1, "from 0"),
     ("feelvos", "model.features", 0, "from 1"),
     ("feelvos", "model.samples", 0, "from 1"),
     ("feelvos", "model.k_nearest", 10**8, "to 1024"),

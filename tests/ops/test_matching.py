@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures import load_npz
-from vos_jax.ops import global_search, local_search
+from vos_jax.ops import global_search
 from vos_jax.ops.matching import (
     ABSENT,
     global_matching,
@@ -15,7 +15,15 @@ from vos_jax.ops.matching import (
     sample_references,
 )
 
+# kernel_bytes: the CPU's own; one query or tile at a time; a few; all at once
+OWN, ONE, FEW, ALL = 0, 1, 40_000, 2**30
 GOLDEN = {key: jnp.asarray(value) for key, value in load_npz("feelvos", "ops").items()}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Several blocks of reference pixels also for the few that a test has."""
+    monkeypatch.setattr(global_search, "BLOCK", 8)
 
 
 def pixels(embedding):
@@ -124,8 +132,8 @@ def test_global_distances_equal_the_released_code():
     np.testing.assert_allclose(previous, GOLDEN["pf_gm"], atol=1e-5)
 
 
-def test_three_nearest_neighbours_equal_the_released_code():
-    raw = golden_global("query", "ref", "ref_labels", 4, k=3, block=16)
+def test_three_nearest_neighbours_equal_the_released_code(small_blocks):
+    raw = golden_global("query", "ref", "ref_labels", 4, k=3)
     np.testing.assert_allclose(raw, GOLDEN["global_raw_k3"], atol=1e-5)
 
 
@@ -158,13 +166,17 @@ def test_local_distances_of_100_channels_equal_the_released_code():
 # ---- chunked = dense ----
 
 
-@pytest.mark.parametrize("k, block", [(1, 2), (1, 512), (3, 7), (90, 512)])
-def test_blocked_global_matching_equals_dense_with_ties(k, block, monkeypatch):
+@pytest.mark.parametrize(
+    "k, block, kernel_bytes",
+    [(1, 2, OWN), (1, 512, ONE), (1, 2, ALL), (3, 7, OWN), (3, 7, FEW), (90, 512, OWN)],
+)
+def test_blocked_global_matching_equals_dense_with_ties(k, block, kernel_bytes, monkeypatch):
     monkeypatch.setattr(global_search, "CPU_QUERIES", 22)  # several uneven chunks of queries
+    monkeypatch.setattr(global_search, "BLOCK", block)
     query, reference = tied(2, 5, 7, 3), tied(2, 60, 3, seed=1)
     labels = random_labels(2, 60)
     assert_equal_with_gradients(
-        lambda q, r: global_matching(q, r, labels, 4, k=k, block=block),
+        lambda q, r: global_matching(q, r, labels, 4, k=k, kernel_bytes=kernel_bytes),
         dense_global(query, reference, labels, 4, k),
         query,
         reference,
@@ -172,26 +184,25 @@ def test_blocked_global_matching_equals_dense_with_ties(k, block, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("size, window", [((19, 37), 3), ((8, 16), 2), ((5, 6), 9), ((9, 1), 0)])
-def test_tiled_local_matching_equals_dense_with_ties(size, window):
+@pytest.mark.parametrize(
+    "size, window, kernel_bytes",
+    [
+        ((19, 37), 3, OWN),
+        ((19, 37), 3, 5 * FEW),
+        ((8, 16), 2, ONE),
+        ((5, 6), 9, ALL),
+        ((9, 1), 0, OWN),
+    ],
+)
+def test_tiled_local_matching_equals_dense_with_ties(size, window, kernel_bytes):
     query, previous = tied(2, *size, 3), tied(2, *size, 3, seed=1)
     labels = random_labels(2, *size)
     assert_equal_with_gradients(
-        lambda q, p: local_matching(q, p, labels, 4, window),
+        lambda q, p: local_matching(q, p, labels, 4, window, kernel_bytes=kernel_bytes),
         dense_local(query, previous, labels, 4, window),
         query,
         previous,
     )
-
-
-def test_batched_tiles_of_accelerators_equal_single_tiles():
-    query, previous = tied(2, 19, 37, 3), tied(2, 19, 37, 3, seed=1)
-    labels = random_labels(2, 19, 37)
-    search = partial(
-        local_search._search_tiles, query, previous, labels, 4, 3, "highest", winners=True
-    )
-    single, batched = jax.jit(partial(search, tiles=None))(), jax.jit(partial(search, tiles=4))()
-    assert all(np.array_equal(a, b) for a, b in zip(single, batched, strict=True))
 
 
 def test_evaluation_without_gradient_looks_for_no_winner():
@@ -207,24 +218,24 @@ def test_evaluation_without_gradient_looks_for_no_winner():
     assert comparisons(both) < comparisons(lambda q: jax.vjp(both, q)[0])
 
 
-def test_results_do_not_depend_on_jit():
+def test_results_do_not_depend_on_jit(small_blocks):
     query, reference, labels = tied(1, 3, 4, 2), tied(1, 9, 2, seed=1), random_labels(1, 9)
     near = random_labels(1, 3, 4)
-    run = partial(global_matching, query, reference, labels, 4, block=4)
+    run = partial(global_matching, query, reference, labels, 4)
     run_local = partial(local_matching, query, query[:, ::-1], near, 4, 1)
     compiled = jax.jit(run)(), jax.jit(run_local)()
     with jax.disable_jit():
         assert np.array_equal(run(), compiled[0]) and np.array_equal(run_local(), compiled[1])
 
 
-def test_the_batch_is_independent_videos():
+def test_the_batch_is_independent_videos(small_blocks):
     query, reference = tied(3, 5, 6, 4), tied(3, 40, 4, seed=1)
     labels, near = random_labels(3, 40), random_labels(3, 5, 6)
-    together = global_matching(query, reference, labels, 4, block=8)
+    together = global_matching(query, reference, labels, 4)
     together_local = local_matching(query, query[::-1], near, 4, 2)
     for i in range(3):
         one = slice(i, i + 1)
-        alone = global_matching(query[one], reference[one], labels[one], 4, block=8)
+        alone = global_matching(query[one], reference[one], labels[one], 4)
         assert np.array_equal(together[one], alone)
         alone = local_matching(query[one], query[::-1][one], near[one], 4, 2)
         assert np.array_equal(together_local[one], alone)
@@ -235,14 +246,14 @@ def test_the_batch_is_independent_videos():
 # ---- arguments ----
 
 
-def test_count_hides_later_references_without_recompiling():
+def test_count_hides_later_references_without_recompiling(small_blocks):
     query, reference, labels = tied(1, 5, 6, 3), tied(1, 50, 3, seed=1), random_labels(1, 50)
     traces = []
 
     @jax.jit
     def match(labels, count):
         traces.append(1)
-        return global_matching(query, reference, labels, 4, count=count, block=8)
+        return global_matching(query, reference, labels, 4, count=count)
 
     for seed, count in enumerate([0, 1, 13, 50]):
         labels = random_labels(1, 50, seed=seed)

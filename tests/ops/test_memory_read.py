@@ -11,6 +11,7 @@ from tests.eight_devices import eight_devices
 from vos_jax.ops.memory_read import affinity, dense_memory_read, memory_read
 
 B, N, T, P, Q, C, D = 2, 3, 8, 12, 10, 4, 5
+SCORES = N * P * Q * 4  # bytes of one memory frame's, for each video
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +64,20 @@ def assert_close(found, expected):
         np.testing.assert_allclose(x, y, rtol=0, atol=1e-4 * np.abs(y).max())
 
 
-@pytest.mark.parametrize("options", [{}, {"scale": 1.0}, {"top_k": 5}, {"top_k": 1000}])
-def test_loop_over_frames_equals_the_dense_read_with_gradients(arrays, options):
-    found = with_gradients(memory_read, arrays, **options)
+# kernel_bytes: the CPU's one frame (0), two or three at a time (8 are no multiple of 3), all
+@pytest.mark.parametrize(
+    "options, kernel_bytes",
+    [
+        ({}, 0),
+        ({}, 3 * SCORES),
+        ({"scale": 1.0}, 2 * SCORES),
+        ({"top_k": 5}, 0),
+        ({"top_k": 5}, 3 * SCORES),
+        ({"top_k": 1000}, 2**30),
+    ],
+)
+def test_loop_over_groups_equals_the_dense_read_with_gradients(arrays, options, kernel_bytes):
+    found = with_gradients(memory_read, arrays, kernel_bytes=kernel_bytes, **options)
     assert_close(found, with_gradients(dense_memory_read, arrays, **options))
 
 
@@ -90,11 +102,13 @@ def test_the_read_is_the_papers_sum(arrays):
     np.testing.assert_allclose(memory_read(*args, scale=1.0)[b, n, q], expected, atol=1e-4)
 
 
-def test_frames_that_do_not_count_change_nothing_whatever_they_hold(arrays):
+@pytest.mark.parametrize("kernel_bytes", [0, 3 * SCORES])
+def test_frames_that_do_not_count_change_nothing_whatever_they_hold(arrays, kernel_bytes):
+    read = partial(memory_read, kernel_bytes=kernel_bytes)
     fill = np.where(arrays["valid"][..., None, None], 0, 1e4).astype(np.float32)
     spoilt = arrays | {"keys": arrays["keys"] + fill, "values": arrays["values"] + fill}
     for found, expected in zip(
-        with_gradients(memory_read, spoilt), with_gradients(memory_read, arrays), strict=True
+        with_gradients(read, spoilt), with_gradients(read, arrays), strict=True
     ):
         np.testing.assert_array_equal(found, expected)
 

@@ -7,7 +7,6 @@ import pytest
 
 from tests.fixtures import load_npz, skip_where_trimmed
 from tests.ops.test_matching import assert_equal_with_gradients, dense, random_labels, tied
-from vos_jax.ops import multi_local
 from vos_jax.ops.matching import ABSENT, normalise_distance
 from vos_jax.ops.multi_local import multi_local_matching
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
@@ -32,22 +31,6 @@ RELEASED = {
     "local_f16": ((2, 4, 6, 8, 10, 12), 1, True),
 }
 KEPT = {"local_cfbi", "local_4x_atrous2", "local_odd_atrous2", "local_cfbi_even_size"}
-
-
-@pytest.fixture(params=["cpu", "device"])
-def platform(request, monkeypatch):
-    """The plan for the CPU, and that for accelerators, run on the CPU."""
-    if request.param == "device":
-        platform_dependent = jax.lax.platform_dependent
-        monkeypatch.setattr(
-            multi_local.lax,
-            "platform_dependent",
-            lambda *args, cpu, default: platform_dependent(*args, default=default),
-        )
-        jax.clear_caches()
-    yield request.param
-    if request.param == "device":
-        jax.clear_caches()
 
 
 @pytest.mark.parametrize("name", RELEASED)
@@ -89,17 +72,27 @@ def dense_windows(query, previous, labels, num_labels, windows, rate):
     return dense(query, previous, np.concatenate(allowed, axis=1))
 
 
+# kernel_bytes: the CPU's own (0), one tile at a time, all at once
 @pytest.mark.parametrize(
-    ("size", "windows", "rate"),
-    [((5, 7), (0, 1, 3), 1), ((6, 5), (2, 4, 20), 2), ((4, 4), (1, 2), 3), ((1, 6), (2, 5), 1)],
+    ("size", "windows", "rate", "kernel_bytes"),
+    [
+        ((5, 7), (0, 1, 3), 1, 0),
+        ((5, 7), (0, 1, 3), 1, 2**30),
+        ((6, 5), (2, 4, 20), 2, 0),
+        ((6, 5), (2, 4, 20), 2, 2**30),
+        ((4, 4), (1, 2), 3, 1),
+        ((1, 6), (2, 5), 1, 0),
+    ],
 )
-def test_distances_and_gradients_equal_the_definition(platform, size, windows, rate):
+def test_distances_and_gradients_equal_the_definition(size, windows, rate, kernel_bytes):
     """Also where many distances tie: the lowest row-major offset wins."""
     query, previous = tied(2, *size, 3), tied(2, *size, 3, seed=1)
     labels = random_labels(2, *size, num_labels=3)
 
     def ours(query, previous):
-        d = multi_local_matching(query, previous, labels, 3, windows, rate)
+        d = multi_local_matching(
+            query, previous, labels, 3, windows, rate, kernel_bytes=kernel_bytes
+        )
         return jnp.swapaxes(d, 3, 4).reshape(*d.shape[:3], -1)
 
     definition = dense_windows(query, previous, labels, 3, windows, rate)

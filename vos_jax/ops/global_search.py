@@ -1,12 +1,14 @@
 """Exhaustive search behind `matching.global_matching`: sorted blocks, running minima per label."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from vos_jax.ops import platforms
 from vos_jax.ops.nearest import (
     ABSENT,
     first_equal,
@@ -18,31 +20,53 @@ from vos_jax.ops.nearest import (
     winner_gradient,
 )
 
-# Queries of one product. On CPU those of the whole batch: [512, 2560] float32 stays in the L2/L3
-# cache. An accelerator wants large products, 64 MiB a row, and rows may lie on many devices: a
-# bound on the batch would make the loop longer the more devices there are.
+# Of one product: reference pixels, at least so many where there are enough, and on CPU queries of
+# the whole batch. [512, 2560] float32 stays in the L2/L3 cache.
+BLOCK = 512
 CPU_QUERIES = 2560
-DEVICE_QUERIES_PER_ROW = 32768
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-@partial(jax.jit, static_argnums=(4, 5, 6, 7))
-def search_global(query, reference, labels, count, num_labels, k, block, precision):
+class Size(NamedTuple):
+    """Of one product: queries of each row of the batch, and reference pixels."""
+
+    chunk: int
+    block: int
+
+
+def plan_products(query, reference, num_labels, k, kernel_bytes, precision):
+    """How large the products of [B, Q, C] and [B, P, C] are, as plans for `search_global`."""
+    (batch, queries, _), pixels = query.shape, reference.shape[1]
+    smallest = max(min(BLOCK, pixels), k)
+
+    def size(chunk, block):
+        return Size(max(min(chunk, queries), 1), block)
+
+    def fitting(limit):
+        room = limit // 4
+        # labels fill their last blocks in part, which costs little as long as each has several
+        block = min(max(room // queries, smallest), max(pixels // (2 * num_labels), smallest))
+        return size(room // block, block)
+
+    cpu = size(CPU_QUERIES // batch, smallest)
+    return platforms.make_plans(cpu, fitting, kernel_bytes, precision, query.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@partial(jax.jit, static_argnums=(4, 5, 6))
+def search_global(query, reference, labels, count, num_labels, k, plans):
     """[B, Q, C], [B, P, C], [B, P], [] -> mean of the k smallest distances [B, L, Q]."""
-    return _global_search(
-        query, reference, labels, count, num_labels, k, block, precision, winners=False
-    )[0]
+    return _global_search(query, reference, labels, count, num_labels, k, plans, winners=False)[0]
 
 
-@partial(jax.jit, static_argnums=(4, 5, 6, 7))
-def _global_forward(query, reference, labels, count, num_labels, k, block, precision):
+@partial(jax.jit, static_argnums=(4, 5, 6))
+def _global_forward(query, reference, labels, count, num_labels, k, plans):
     distances, index = _global_search(
-        query, reference, labels, count, num_labels, k, block, precision, winners=True
+        query, reference, labels, count, num_labels, k, plans, winners=True
     )
     return distances, (query, reference, index)
 
 
-def _global_backward(num_labels, k, block, precision, saved, cotangent):
+def _global_backward(num_labels, k, plans, saved, cotangent):
     query, reference, index = saved
     dquery, dreference = winner_gradient(query, reference, index, cotangent)
     return dquery, dreference, None, None
@@ -51,33 +75,25 @@ def _global_backward(num_labels, k, block, precision, saved, cotangent):
 search_global.defvjp(_global_forward, _global_backward)
 
 
-def _global_search(query, reference, labels, count, num_labels, k, block, precision, winners):
+def _global_search(query, reference, labels, count, num_labels, k, plans, winners):
     """Distances [B, L, Q] and, if asked for, reference indices [B, L, k, Q] (-1: no such pixel)."""
     labels = jnp.where(jnp.arange(labels.shape[1]) < count, labels, -1)
-    source, owner, used = _label_blocks(labels, num_labels, block)
+    search = partial(_sort_and_search, num_labels=num_labels, k=k, winners=winners)
+    nearest, index = platforms.run(search, plans, query, reference, labels)
+    return jnp.where(nearest[:, :, 0] < ABSENT / 2, _mean_of_nearest(nearest), ABSENT), index
+
+
+def _sort_and_search(query, reference, labels, num_labels, k, winners, plan):
+    """The k smallest distances [B, L, k, Q] and, if asked for, their reference indices."""
+    source, owner, used = _label_blocks(labels, num_labels, plan.size.block)
     blocks = jax.vmap(lambda y, i: y[i])(reference, source)  # [B, blocks, S, C]
     norms = jnp.where(source < 0, ABSENT, squared_norm(blocks))
-
-    def search(query, blocks, norms, owner, used, chunk):
-        return _search_blocks(
-            query, blocks, norms, owner, used, num_labels, k, chunk, precision, winners
-        )
-
-    nearest, slot = lax.platform_dependent(
-        query,
-        blocks,
-        norms,
-        owner,
-        used,
-        cpu=partial(search, chunk=max(CPU_QUERIES // len(query), 1)),
-        default=partial(search, chunk=DEVICE_QUERIES_PER_ROW),
-    )
-    distances = jnp.where(nearest[:, :, 0] < ABSENT / 2, _mean_of_nearest(nearest), ABSENT)
+    nearest, slot = _search_blocks(query, blocks, norms, owner, used, num_labels, k, plan, winners)
     if not winners:
-        return distances, None
+        return nearest, None
     source = source.reshape(source.shape[0], -1)
     index = jax.vmap(lambda s, i: s[i])(source, jnp.maximum(slot, 0))
-    return distances, jnp.where(nearest < ABSENT / 2, index, -1)
+    return nearest, jnp.where(nearest < ABSENT / 2, index, -1)
 
 
 def _label_blocks(labels, num_labels, block):
@@ -107,14 +123,10 @@ def _label_blocks(labels, num_labels, block):
     return jnp.where(valid, source, -1), owner, jnp.max(last_block[:, -1])
 
 
-def _search_blocks(query, blocks, norms, owner, used, num_labels, k, chunk, precision, winners):
-    """The k smallest distances of each label, [B, L, k, Q] ascending, and their slots.
-
-    chunk: at most so many queries of each row at a time.
-    """
+def _search_blocks(query, blocks, norms, owner, used, num_labels, k, plan, winners):
+    """The k smallest distances of each label, [B, L, k, Q] ascending, and their slots."""
     batch, queries, channels = query.shape
-    steps = -(-queries // chunk)
-    size = -(-queries // steps)
+    steps, size = platforms.even_parts(queries, plan.size.chunk)
     query = jnp.pad(query, ((0, 0), (0, steps * size - queries), (0, 0)))
     chunks = jnp.moveaxis(query.reshape(batch, steps, size, channels), 1, 0)
 
@@ -123,7 +135,7 @@ def _search_blocks(query, blocks, norms, owner, used, num_labels, k, chunk, prec
 
         def visit(i, best):
             offset = rounded(norms[:, i, :, None] + own, x.dtype)
-            d = scores(blocks[:, i], offset, -2 * x, precision)
+            d = scores(blocks[:, i], offset, -2 * x, plan.precision, winners)
             found = _smallest(d, k, winners)
             mine = (jnp.arange(num_labels) == owner[:, i, None])[:, :, None, None]
             if winners:

@@ -24,11 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from vos_jax.ops.global_search import search_global
-from vos_jax.ops.local_search import search_local
+from vos_jax.ops.global_search import plan_products, search_global
+from vos_jax.ops.local_search import plan_tiles, search_local
 from vos_jax.ops.nearest import ABSENT, label_sizes
-
-BLOCK = 512  # reference pixels of one product
 
 
 def global_matching(
@@ -38,8 +36,8 @@ def global_matching(
     num_labels: int,
     count: jax.Array | None = None,
     k: int = 1,
-    precision: lax.PrecisionLike = lax.Precision.HIGHEST,
-    block: int = BLOCK,
+    precision: str = "highest",
+    kernel_bytes: int = 0,
 ) -> jax.Array:
     """Smallest squared distance from each query pixel to the reference pixels of each label.
 
@@ -51,8 +49,7 @@ def global_matching(
         count: [] int, traced: only reference pixels 0..count-1 are looked at (a memory that fills
             up keeps one compilation). None: all P.
         k: mean of the k smallest distances; a label with fewer pixels repeats its farthest one.
-        precision: of the product. Anything below HIGHEST is not exact on GPU and TPU.
-        block: reference pixels of one product, S.
+        precision, kernel_bytes: see `platforms`.
 
     Returns:
         [B, h, w, L] float32, ABSENT where the label has no pixel. Not clamped at 0.
@@ -61,16 +58,15 @@ def global_matching(
     batch, h, w, channels = query.shape
     if count is None:
         count = reference.shape[1]
-    block = max(min(block, reference.shape[1]), k)
+    query = query.reshape(batch, h * w, channels)
     distances = search_global(
-        query.reshape(batch, h * w, channels),
+        query,
         reference,
         reference_labels.astype(jnp.int32),
         jnp.asarray(count, jnp.int32),
         num_labels,
         k,
-        block,
-        precision,
+        plan_products(query, reference, num_labels, k, kernel_bytes, precision),
     )
     return jnp.moveaxis(distances, 1, 2).reshape(batch, h, w, num_labels)
 
@@ -81,7 +77,8 @@ def local_matching(
     previous_labels: jax.Array,
     num_labels: int,
     window: int,
-    precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+    precision: str = "highest",
+    kernel_bytes: int = 0,
 ) -> jax.Array:
     """Smallest squared distance from each query pixel to each label in a window around it.
 
@@ -91,7 +88,7 @@ def local_matching(
         previous_labels: [B, h, w] int; values outside 0..num_labels-1 are ignored.
         num_labels: L, static.
         window: half size K, static: offsets -K..K on both axes, those outside the image ignored.
-        precision: of the product. Anything below HIGHEST is not exact on GPU and TPU.
+        precision, kernel_bytes: see `platforms`.
 
     Returns:
         [B, h, w, L] float32, ABSENT where the label has no pixel in the window. Not clamped at 0.
@@ -117,7 +114,7 @@ def local_matching(
         previous_labels.astype(jnp.int32),
         num_labels,
         window,
-        precision,
+        plan_tiles(query, window, kernel_bytes, precision),
     )
     return jnp.moveaxis(distances, 1, -1)
 

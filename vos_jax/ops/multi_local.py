@@ -25,11 +25,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from vos_jax.ops import platforms
 from vos_jax.ops.nearest import ABSENT, rounded, scores, squared_norm, winner_gradient
 
 TILE = 32  # queries (columns of one row) that share a band of previous pixels
-DEVICE_TILES = 64  # tiles of one batched product on an accelerator
-CPU_TILES = 4
+CPU_TILES = 4  # of one batched product
 
 
 def multi_local_matching(
@@ -39,7 +39,8 @@ def multi_local_matching(
     num_labels: int,
     windows: tuple[int, ...],
     rate: int = 1,
-    precision: lax.PrecisionLike = lax.Precision.HIGHEST,
+    precision: str = "highest",
+    kernel_bytes: int = 0,
 ) -> jax.Array:
     """Smallest squared distance from each query pixel to each label in windows around it.
 
@@ -51,7 +52,7 @@ def multi_local_matching(
         windows: half sizes k, ascending, static: offsets -k..k on both axes, those outside the
             image ignored.
         rate: static; only offsets that are multiples of it are looked at.
-        precision: of the product. Anything below HIGHEST is not exact on GPU and TPU.
+        precision, kernel_bytes: see `platforms`.
 
     Returns:
         [B, h, w, L, n] float32, windows in the given order, ABSENT where the label has no pixel.
@@ -73,34 +74,42 @@ def multi_local_matching(
             "multi_local_matching: expected num_labels >= 1, rate >= 1 and ascending windows >= 0, "
             f"found {num_labels}, {rate} and {windows}"
         )
-    distances = search_windows(
-        query,
-        previous,
-        previous_labels.astype(jnp.int32),
-        num_labels,
-        tuple(windows),
-        rate,
-        precision,
-    )
+    windows = tuple(windows)
+    plans = _plan(query, windows, rate, kernel_bytes, precision)
+    labels = previous_labels.astype(jnp.int32)
+    distances = search_windows(query, previous, labels, num_labels, windows, rate, plans)
     return jnp.moveaxis(distances, (0, 2), (-1, -2))
+
+
+def _plan(query, windows, rate, kernel_bytes, precision):
+    """How many tiles of query [B, h, w, C] are one batched product."""
+    _, h, w, channels = query.shape
+    width = min(TILE, w)
+    ry, rx = _reach(h, w, windows, rate)
+    band = (2 * ry + 1) * (2 * rx * rate + width)
+    skewed = 2 * (2 * ry + 1) * (2 * rx + 1)  # distances and labels
+    each = (band + skewed) * width * 4 + (band + width) * channels * query.dtype.itemsize
+    return platforms.make_plans(
+        CPU_TILES, lambda limit: max(limit // each, 1), kernel_bytes, precision, query.dtype
+    )
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5, 6))
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def search_windows(query, previous, labels, num_labels, windows, rate, precision):
+def search_windows(query, previous, labels, num_labels, windows, rate, plans):
     """[B, h, w, C] twice, [B, h, w] -> [n, B, L, h, w]."""
-    return _search(query, previous, labels, num_labels, windows, rate, precision, False)[0]
+    return _search(query, previous, labels, num_labels, windows, rate, plans, winners=False)[0]
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6))
-def _forward(query, previous, labels, num_labels, windows, rate, precision):
+def _forward(query, previous, labels, num_labels, windows, rate, plans):
     distances, index = _search(
-        query, previous, labels, num_labels, windows, rate, precision, winners=True
+        query, previous, labels, num_labels, windows, rate, plans, winners=True
     )
     return distances, (query, previous, index)
 
 
-def _backward(num_labels, windows, rate, precision, saved, cotangent):
+def _backward(num_labels, windows, rate, plans, saved, cotangent):
     query, previous, index = saved
     batch, h, w, channels = query.shape
     flat = (batch, h * w, channels)
@@ -120,32 +129,21 @@ def _backward(num_labels, windows, rate, precision, saved, cotangent):
 search_windows.defvjp(_forward, _backward)
 
 
-def _search(query, previous, labels, num_labels, windows, rate, precision, winners):
+def _search(query, previous, labels, num_labels, windows, rate, plans, winners):
     """Distances [n, B, L, h, w] and, if asked for, pixel indices of that shape (-1: none)."""
     search = partial(
-        _search_tiles,
-        num_labels=num_labels,
-        windows=windows,
-        rate=rate,
-        precision=precision,
-        winners=winners,
+        _search_tiles, num_labels=num_labels, windows=windows, rate=rate, winners=winners
     )
-    nearest, index = lax.platform_dependent(
-        query,
-        previous,
-        labels,
-        cpu=partial(search, tiles=CPU_TILES),
-        default=partial(search, tiles=DEVICE_TILES),
-    )
+    nearest, index = platforms.run(search, plans, query, previous, labels)
     return jnp.where(nearest < ABSENT / 2, nearest, ABSENT), index
 
 
-def _search_tiles(query, previous, labels, num_labels, windows, rate, precision, winners, tiles):
+def _search_tiles(query, previous, labels, num_labels, windows, rate, winners, plan):
     """Smallest distance in each window, [n, B, L, h, w], and the pixel that has it."""
     batch, h, w, channels = query.shape
     width = min(TILE, w)
     columns = -(-w // width)
-    ry, rx = (min(windows[-1] // rate, (n - 1) // rate) for n in (h, w))
+    ry, rx = _reach(h, w, windows, rate)
     border = (ry * rate, ry * rate), (rx * rate, rx * rate + columns * width - w)
     band = 2 * ry * rate + 1, 2 * rx * rate + width
     query = jnp.pad(query, ((0, 0), (0, 0), (0, columns * width - w), (0, 0)))
@@ -160,7 +158,7 @@ def _search_tiles(query, previous, labels, num_labels, windows, rate, precision,
         owner = lax.dynamic_slice(labels, (0, y, x), (batch, *band))[:, ::rate]
         near = near.reshape(batch, -1, channels)
         norms = squared_norm(own)[:, :, None] + squared_norm(near)[:, None]
-        d = scores(-2 * own, rounded(norms, own.dtype), near, precision)
+        d = scores(-2 * own, rounded(norms, own.dtype), near, plan.precision, winners)
         d = d.reshape(batch, width, 2 * ry + 1, band[1]).transpose(0, 2, 1, 3)
         d = _skew(d, 2 * rx * rate + 1)[..., ::rate].swapaxes(2, 3)  # [B, 2 ry + 1, 2 rx + 1, T]
         steps = range(0, 2 * rx * rate + 1, rate)
@@ -184,9 +182,13 @@ def _search_tiles(query, previous, labels, num_labels, windows, rate, precision,
         x = jnp.moveaxis(x, 0, 3)
         return x.reshape(*x.shape[:3], h, columns * width)[..., :w]
 
-    results = lax.map(search_tile, jnp.arange(h * columns), batch_size=tiles)
-    results = [assemble(x) for x in results]
+    results = [assemble(x) for x in platforms.map_parts(search_tile, h * columns, plan.size)]
     return results[0], results[1] if winners else None
+
+
+def _reach(h, w, windows, rate):
+    """Displacements of the largest window to one side, in rows and columns."""
+    return tuple(min(windows[-1], n - 1) // rate for n in (h, w))
 
 
 def _ring(outer, inner, centre):

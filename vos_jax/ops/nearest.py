@@ -31,12 +31,12 @@ def label_sizes(labels, num_labels):
     return jnp.sum(labels[:, None] == jnp.arange(num_labels)[:, None], axis=2, dtype=jnp.int32)
 
 
-def scores(pixels, offset, query, precision):
+def scores(pixels, offset, query, precision, winners):
     """Product of pixels [B, S, C] and query [B, q, C] plus an offset: float32 [B, S, q].
 
-    The product is kept from fusing with the sum, so that every reader of the sum sees the same
-    bits: the winner is found by comparing with the minimum. It has the pixels on the major axis,
-    where a minimum vectorises.
+    Where winners are wanted the product is kept from fusing with the sum, so that every reader of
+    the sum sees the same bits: the winner is found by comparing with the minimum. It has the pixels
+    on the major axis, where a minimum vectorises.
     """
     product = lax.dot_general(
         pixels,
@@ -45,8 +45,9 @@ def scores(pixels, offset, query, precision):
         precision=precision,
         preferred_element_type=jnp.float32,
     )
-    product = rounded(lax.optimization_barrier(product), pixels.dtype)
-    return rounded(product + offset, pixels.dtype)
+    if winners:
+        product = lax.optimization_barrier(product)
+    return rounded(rounded(product, pixels.dtype) + offset, pixels.dtype)
 
 
 def first_equal(d, value, axis=1):

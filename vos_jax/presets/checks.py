@@ -16,6 +16,7 @@ from vos_jax.data.example import TRANSPORTS
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
 from vos_jax.metrics.protocols import PROTOCOLS
+from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.train.batch_rule import RULES as SCALE_RULES
@@ -206,6 +207,8 @@ FIELDS = {
     "dtype": DTYPE,
     "matching_dtype": DTYPE,
     "output_stride": Rule("8 or 16", lambda x: x in (8, 16)),
+    "precision": one_of(*PRECISIONS),
+    "kernel_bytes": whole(),
     "width": number(0, 64, above=True),
     "scale": number(0, 100, above=True),
     "momentum": SHARE,

@@ -27,6 +27,9 @@ from jax.sharding import Mesh
 from vos_jax.official.naming import Imported
 
 Scope = tuple[str, ...]
+# Fields, of systems that match or read, that say how products are computed (see ops.platforms): a
+# checkpoint runs with any value of them.
+HOW_COMPUTED = ("precision", "kernel_bytes")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ FREE_FIELDS = (
     "data.train.*.dir",
     "data.pretrain.train.*.dir",
     "data.alternate.train.*.dir",
+    "model.kernel_bytes",
     "train.steps",
     "train.save_steps",
     "train.save_minutes",

@@ -90,6 +90,8 @@ class CFBI(LabelLogitsModel):
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
     scale: float = 1.0  # of the frame after that, see systems.views
     dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
+    precision: str = "highest"  # of distances; or "x3" or "default", see ops.platforms
+    kernel_bytes: int = 0  # of a product in matching, for each video; 0: the platform's own
 
     @property
     def traits(self) -> Traits:
@@ -242,15 +244,11 @@ class CFBI(LabelLogitsModel):
 
     def match_anywhere(self, memory: Memory, current: jax.Array, scale: int) -> jax.Array:
         """Squared distances [B, hs, ws, L] to each label's nearest reference pixel."""
-        labels = memory.reference_labels[scale]
+        pixels, labels = memory.reference[scale], memory.reference_labels[scale]
         count = memory.frames * self._reference_pixels(current.shape[1:3], scale)
-        return global_matching(
-            self._matched(current, scale),
-            memory.reference[scale],
-            labels,
-            memory.present.shape[1],
-            count=jnp.minimum(count, labels.shape[1]),
-        )
+        count = jnp.minimum(count, labels.shape[1])
+        query, num_labels = self._matched(current, scale), memory.present.shape[1]
+        return global_matching(query, pixels, labels, num_labels, count, **self._computed)
 
     def match_within(self, memory: Memory, current: jax.Array, scale: int) -> jax.Array:
         """Squared distances [B, h', w', L, n] to the nearest previous pixel in each window.
@@ -265,8 +263,12 @@ class CFBI(LabelLogitsModel):
             query, previous = resize_bilinear(query, half), resize_bilinear(previous, half)
             labels = resize_nearest(labels, half, align_corners=False)
         windows, rate = self.scale_windows[scale], self.local_rates[scale]
-        num_labels = memory.present.shape[1]
-        return multi_local_matching(query, previous, labels, num_labels, windows, rate)
+        pixels, num_labels = (query, previous, labels), memory.present.shape[1]
+        return multi_local_matching(*pixels, num_labels, windows, rate, **self._computed)
+
+    @property
+    def _computed(self) -> dict[str, str | int]:
+        return {"precision": self.precision, "kernel_bytes": self.kernel_bytes}
 
     def _biases(self, num_labels: int, scale: int) -> jax.Array:
         """What is added to the distances to each label, [L]."""

@@ -20,6 +20,7 @@ Glossary: h w the stride-4 grid, C embedding channels, L = N + 1 labels, P refer
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -81,6 +82,8 @@ class FEELVOS(LabelLogitsModel):
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
     scale: float = 1.0  # of the frame after that, see systems.views
     dtype: str = "float32"  # of features and head; "bfloat16" halves their memory
+    precision: str = "highest"  # of distances; or "x3" or "default", see ops.platforms
+    kernel_bytes: int = 0  # of a product in matching, for each video; 0: the platform's own
     features: int = 256  # of decoder and head
     embedding_dim: int = 100
     embedding_init: str = "release"  # or "identity", see identity_embedding
@@ -199,17 +202,17 @@ class FEELVOS(LabelLogitsModel):
         num_labels = memory.present.shape[1]
         query, labels = features.embedding, _labels(memory.previous_masks)
         distances = []
+        computed = {"precision": self.precision, "kernel_bytes": self.kernel_bytes}
+        anywhere = partial(global_matching, k=self.k_nearest, **computed)
         if self.first_frame_global:
             pixels = (memory.reference, memory.reference_labels)
-            distances.append(
-                global_matching(query, *pixels, num_labels, count=memory.count, k=self.k_nearest)
-            )
+            distances.append(anywhere(query, *pixels, num_labels, count=memory.count))
         if self.previous_frame_local:
             previous = (memory.previous, labels)
-            distances.append(local_matching(query, *previous, num_labels, self.window))
+            distances.append(local_matching(query, *previous, num_labels, self.window, **computed))
         if self.previous_frame_global:
             pixels = (_flatten(memory.previous), labels.reshape(labels.shape[0], -1))
-            distances.append(global_matching(query, *pixels, num_labels, k=self.k_nearest))
+            distances.append(anywhere(query, *pixels, num_labels))
         return distances
 
     def memorize(

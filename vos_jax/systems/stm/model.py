@@ -100,6 +100,8 @@ class STM(VOSModel):
     short_side: int = 0  # frames are shrunk until their shorter side is this long; 0: as they are
     scale: float = 1.0  # of the frame after that, see systems.views
     dtype: str = "float32"  # of features and memory; "bfloat16" halves them
+    precision: str = "highest"  # of the read; or "x3" or "default", see ops.platforms
+    kernel_bytes: int = 0  # of scores at a time in the read, for each video; 0: the platform's own
 
     def setup(self):
         for field, known in {"backbone": BACKBONES, "eviction": memory_bank.EVICTION}.items():
@@ -201,6 +203,8 @@ class STM(VOSModel):
             memory_bank.readable(memory.bank, self.rule),
             scale=None if self.scaled_scores else 1.0,
             top_k=self.top_k,
+            precision=self.precision,
+            kernel_bytes=self.kernel_bytes,
             mesh=self.mesh,
             axis=memory_bank.AXIS,
         )
