@@ -5,6 +5,9 @@
     python -m vos_jax.benchmark SYSTEM       (feelvos, stm, ...)
     python -m vos_jax.benchmark metrics
     python -m vos_jax.benchmark stream --system SYSTEM
+    python -m vos_jax.benchmark train SYSTEM [--devices N --batch B --dtype bfloat16]
+    python -m vos_jax.benchmark scaling SYSTEM [--devices 1,2,4,8 --fsdp 1,2,4]
+    python -m vos_jax.benchmark sweep WORKDIR...
 
 Every case is compiled first (metrics are host code and need none); then all cases run in turn,
 round after round, so that a busy machine slows them all, and the table gives medians. The bare
@@ -12,7 +15,9 @@ matrix product (the distances' inner products, computed and dropped) is measured
 Extra memory is what a call needs beside its arguments: `temp` as XLA plans it and, with --peak, the
 growth of the resident set of a fresh process that runs only this case (Linux).
 
-`stream` sends a long video through the streaming segmenter and looks at what could grow.
+`stream` sends a long video through the streaming segmenter and looks at what could grow. `train`
+takes training steps, `scaling` compiles them for several meshes, and `sweep` fits what runs with
+different settings came to (docs/scaling.md).
 
 A stage is a function of the command's options that returns its cases: STAGES lists those of the
 operations, every system of SYSTEMS is one, and vos_jax/benchmarks holds them.
@@ -26,6 +31,7 @@ from functools import partial
 
 import jax
 
+from vos_jax.benchmarks import experiments
 from vos_jax.benchmarks.kernels import kernel_cases
 from vos_jax.benchmarks.matching import matching_cases
 from vos_jax.benchmarks.measuring import Case, case_table, measure, resident_growth
@@ -58,8 +64,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in stages_by_name():
         _add_case_options(stages.add_parser(name, help=f"{name}, case by case"), name)
     _add_stream_options(stages.add_parser("stream", help="a long video, frame by frame"))
+    experiments.add_commands(stages)
     options = parser.parse_args(arguments)
-    if options.stage == "stream":
+    if options.stage in experiments.COMMANDS:
+        try:
+            experiments.COMMANDS[options.stage](options)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+    elif options.stage == "stream":
         _run_stream(parser, options)
     else:
         _run_cases(parser, options, arguments)
