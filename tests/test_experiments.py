@@ -188,6 +188,8 @@ def test_a_sweep_of_what_is_not_there_is_refused(arguments, message, runs, capsy
     ("arguments", "message"),
     [
         (["train", "stm", "--devices", "999"], "found 999; on a CPU any number can be had"),
+        (["scaling", "stm", "--devices", "1", "--fsdp", "3"], "expected a divisor of one of"),
+        (["train", "stm", "--fsdp", "2"], "--fsdp: expected a divisor of 1, found 2"),
         (["scaling", "stm", "--devices", "1,x"], "expected numbers from 1 such as 1,2,4"),
     ],
 )

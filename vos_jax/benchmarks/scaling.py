@@ -29,6 +29,8 @@ def scaling_report(
     the devices are a CPU's, which share its cores, nothing is run, and no speed is reported.
     """
     meshes = [(n, parts) for n in counts for parts in fsdp if n % parts == 0]
+    if not meshes:
+        raise ValueError(f"--fsdp: expected a divisor of one of --devices {counts}, found {fsdp}")
     real = devices[0].platform != "cpu"
     rows = []
     for count, parts in meshes:
