@@ -63,6 +63,8 @@ def test_weights_are_what_has_the_dimensions_of_a_parameter_whole_or_in_parts():
         },
         "activations": {"all-reduce": (1, 8)},
     }
+    scalar = Collective("all-reduce", (), 4, 1)
+    assert traffic([scalar], [(1,)])["activations"] == {"all-reduce": (1, 4)}
     assert "collective-permute" in traffic(collectives(PROGRAM), [(8, 16)])["activations"]
 
 

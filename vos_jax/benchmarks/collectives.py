@@ -63,7 +63,7 @@ def traffic(
     parameters: shapes of the parameters. Weights are the arrays with the dimensions of a parameter
     in any order, whole or cut into `parts` along one of them: parameters, their gradients and
     averages. All others count as activations; of these, scalars and the losses of the batch are
-    sent by every step.
+    sent by every step. (A vector of the batch that is as long as a parameter counts as one.)
     """
     known = set()
     for shape in parameters:
@@ -71,6 +71,7 @@ def traffic(
         for axis, size in enumerate(shape):
             if size % parts == 0:
                 known.add(_dimensions((*shape[:axis], size // parts, *shape[axis + 1 :])))
+    known.discard(())  # a scalar is a metric
     counts, sizes = Counter(), Counter()
     for one in sent:
         what = "weights" if _dimensions(one.shape) in known else "activations"
