@@ -39,6 +39,12 @@ def test_a_carried_config_is_found_by_its_name_whatever_the_folder(elsewhere, ty
     assert find_config(typed + preset) == f"{config_folder() / 'feelvos.py'}{preset}"
 
 
+@pytest.mark.parametrize("typed", ["sweeps/stm", "configs/sweeps/stm.py"])
+def test_a_carried_sweep_is_found_by_its_folder_and_name(elsewhere, typed):
+    found = f"{config_folder() / 'sweeps/stm.py'}:width_0.5"
+    assert find_config(f"{typed}:width_0.5") == found
+
+
 @pytest.mark.parametrize("typed", ["mine/feelvos.py", "/somewhere/configs/feelvos.py:small"])
 def test_a_mistyped_path_of_an_own_file_is_not_taken_for_a_carried_config(elsewhere, typed):
     with pytest.raises(ValueError, match="there is no file .*did you mean 'feelvos'"):

@@ -6,6 +6,9 @@
     python -m vos_jax.benchmark metrics
     python -m vos_jax.benchmark stream --system SYSTEM
     python -m vos_jax.benchmark data --config FILE|NAME[:PRESET]
+    python -m vos_jax.benchmark train SYSTEM [--devices N --batch B --dtype bfloat16]
+    python -m vos_jax.benchmark scaling SYSTEM [--devices 1,2,4,8 --fsdp 1,2,4]
+    python -m vos_jax.benchmark sweep WORKDIR...
 
 Every case is compiled first (metrics are host code and need none); then all cases run in turn,
 round after round, so that a busy machine slows them all, and the table gives medians. The bare
@@ -14,7 +17,9 @@ Extra memory is what a call needs beside its arguments: `temp` as XLA plans it a
 growth of the resident set of a fresh process that runs only this case (Linux).
 
 `stream` sends a long video through the streaming segmenter and looks at what could grow. `data`
-makes training clips and has flags of its own (benchmarks/data.py).
+makes training clips and has flags of its own (benchmarks/data.py). `train` takes training steps,
+`scaling` compiles them for several meshes, and `sweep` fits what runs with different settings came
+to (docs/scaling.md).
 
 A stage is a function of the command's options that returns its cases: STAGES lists those of the
 operations, every system of SYSTEMS is one, and vos_jax/benchmarks holds them.
@@ -28,7 +33,7 @@ from functools import partial
 
 import jax
 
-from vos_jax.benchmarks import data
+from vos_jax.benchmarks import data, experiments
 from vos_jax.benchmarks.kernels import kernel_cases
 from vos_jax.benchmarks.matching import matching_cases
 from vos_jax.benchmarks.measuring import Case, case_table, measure, resident_growth
@@ -64,8 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _add_case_options(stages.add_parser(name, help=f"{name}, case by case"), name)
     _add_stream_options(stages.add_parser("stream", help="a long video, frame by frame"))
     stages.add_parser("data", help="training clips, by cores and processes")
+    experiments.add_commands(stages)
     options = parser.parse_args(arguments)
-    if options.stage == "stream":
+    if options.stage in experiments.COMMANDS:
+        try:
+            experiments.COMMANDS[options.stage](options)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+    elif options.stage == "stream":
         _run_stream(parser, options)
     else:
         _run_cases(parser, options, arguments)

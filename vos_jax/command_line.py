@@ -108,7 +108,8 @@ def find_config(typed: str) -> str:
     """FILE[:PRESET] for what was typed after --config.
 
     A file that exists is that file. Else `feelvos`, `feelvos.py` and `configs/feelvos.py` are the
-    config that vos_jax carries; any other path is somebody's own file, which is not there.
+    config that vos_jax carries, `sweeps/stm` one of its sweeps; any other path is somebody's own
+    file, which is not there.
     Raises ValueError with the known names.
     """
     path, colon, preset = typed.partition(":")
@@ -117,6 +118,9 @@ def find_config(typed: str) -> str:
     name, known = Path(path).name.removesuffix(".py"), carried_configs()
     if name in known and str(Path(path).parent) in (".", "configs"):
         return f"{config_folder() / name}.py{colon}{preset}"
+    sweep = config_folder() / "sweeps" / f"{name}.py"
+    if str(Path(path).parent) in ("sweeps", "configs/sweeps") and sweep.is_file():
+        return f"{sweep}{colon}{preset}"
     near = get_close_matches(name, known, n=1)
     raise ValueError(
         f"there is no file {path!r}; by their names vos_jax carries "

@@ -1,9 +1,11 @@
 import json
 
 import numpy as np
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from vos_jax.train.logs import Logger
+from vos_jax.train import logs
+from vos_jax.train.logs import Logger, read_log
 
 
 def lines(folder):
@@ -51,3 +53,32 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
     logger.scalars("train", 4, {"loss": 1.0})
     logger.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_where_nothing_can_be_appended_each_line_writes_one_part_and_reading_joins_them(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(logs, "is_remote", lambda path: True)
+    monkeypatch.setattr(logs, "LINES", 3)
+    for first, count in ((0, 4), (4, 1)):
+        logger = Logger(tmp_path, tensorboard=False)
+        for step in range(first, first + count):
+            logger.scalars("train", step, {"loss": 1.0})
+            assert [line["step"] for line in read_log(tmp_path)] == list(range(step + 1))
+        logger.close()
+    sizes = [len(p.read_text().splitlines()) for p in sorted((tmp_path / "logs").iterdir())]
+    assert sizes == [3, 1, 1]
+
+
+def test_reading_leaves_out_an_unfinished_last_line_and_names_a_damaged_one(tmp_path):
+    logger = Logger(tmp_path, tensorboard=False)
+    logger.scalars("train", 1, {"loss": 1.0})
+    logger.close()
+    path = tmp_path / "logs/metrics.jsonl"
+    path.write_text(path.read_text() + '{"kind": "tr')
+    assert [line["step"] for line in read_log(tmp_path)] == [1]
+    path.write_text(path.read_text() + "\n{}\n")
+    with pytest.raises(ValueError, match="metrics.jsonl, line 2: expected JSON"):
+        read_log(tmp_path)
+    with pytest.raises(FileNotFoundError, match="has no log: expected logs/metrics.jsonl"):
+        read_log(tmp_path / "elsewhere")

@@ -198,3 +198,13 @@ def test_sigterm_saves_says_so_and_exits_with_143(tmp_path):
     assert said and said[1] == "4", done.stderr[-2000:]
     assert Path(said[2]) == tmp_path / "last" / "4" and Path(said[2]).is_dir()
     assert "Traceback" not in done.stderr
+
+
+def test_a_line_has_the_work_of_a_step_and_no_device_figure_that_is_not_known(tmp_path):
+    run(toy_config(), tmp_path)
+    first, *later = lines(tmp_path)
+    assert first["flops_per_step"] > 0 and "mfu" not in first  # a CPU has no known peak
+    for line in later:
+        assert line["examples_per_second"] == 4 * line["steps_per_second"]
+        work = line["flops_per_step"] * line["steps_per_second"]
+        np.testing.assert_allclose(line["flops_per_second"], work)

@@ -60,6 +60,7 @@ def toy_config(**train_changes) -> ConfigDict:
     config.train.update(train_changes)
     config.mesh = ConfigDict({"data": 1, "fsdp": 1})
     config.log = ConfigDict({"every": 2})
+    config.profile_steps = ()
     config.eval = ConfigDict({"every": 3, "metric": "J&F"})
     return config
 

@@ -102,6 +102,10 @@ def _is_size(x: Any) -> bool:
     return sides.holds(x) and (x[0] > 0) == (x[1] > 0)
 
 
+def _profiled(x: Any) -> bool:
+    return x in ((), []) or (several(whole(1), 2).holds(x) and x[0] <= x[1])
+
+
 TEXT = Rule("a text", lambda x: isinstance(x, str))
 SWITCH = Rule("True or False", lambda x: isinstance(x, bool))
 SHARE = number(0, 1)
@@ -199,6 +203,7 @@ RULES = {
     "mesh.data": either(Rule("-1", lambda x: x == -1), whole(1)),
     "mesh.fsdp": either(Rule("-1", lambda x: x == -1), whole(1)),
     "log.every": whole(1),
+    "profile_steps": Rule("() or first and last step, each from 1", _profiled),
     "init.backbone": TEXT,
     "init.model": TEXT,
 }

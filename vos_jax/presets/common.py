@@ -28,6 +28,8 @@ def new_config(system: str) -> ConfigDict:
             "inference": _inference(system),
             "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: all that are left
             "log": {"every": 100},  # steps between two lines
+            # (first, last): jax.profiler traces these steps into workdir/profile; (): none
+            "profile_steps": (),
             # folders written by vos_jax.convert: weights of the backbone, or of the whole system
             "init": {"backbone": "", "model": ""},
         }

@@ -25,7 +25,9 @@ from vos_jax.train.clock import Clock
 from vos_jax.train.last_words import last_words
 from vos_jax.train.logs import Logger
 from vos_jax.train.partition import check_batch, local_rows, shard_batch
+from vos_jax.train.profile import Profile
 from vos_jax.train.state import TrainState
+from vos_jax.train.throughput import Throughput, step_work
 
 ALSO_STOP = (signal.SIGINT, signal.SIGHUP)  # besides SIGTERM
 Batches = Callable[[int], Iterator[dict[str, Any]]]
@@ -93,13 +95,19 @@ def train(
         _StopSignal() as stop,
         run.progress(last),
         _watched(checkpoints),
+        Profile(config.profile_steps, checkpoints.workdir, range(first, last)) as profile,
     ):
         for step in range(first, last):
             batch = run.next_batch(stream, step)
-            state, metrics = train_step(state, shard_batch(batch, mesh))
+            arrays = shard_batch(batch, mesh)
+            if step == first:
+                run.look_at(train_step, state, arrays)
+            profile.before(step, run.settle)
+            state, metrics = train_step(state, arrays)
             run.settle()  # the step before this one: the device is never left idle
             run.launched(_InFlight(step, metrics, batch.get("name"), batch.get("bad_clips", 0)))
             done = step + 1
+            profile.after(done, run.settle)
             run.report(done, last)
             stopping = stop.requested(done)
             if stopping or run.save_due(done, last):
@@ -148,6 +156,7 @@ class _Run:
         self._window: list[dict[str, float]] = []
         self._bad_clips = 0
         self._clock, self._saved_at = Clock(), time.monotonic()
+        self._throughput: Throughput | None = None
         self._first, self._bar = first, None
 
     def progress(self, last: int):
@@ -167,6 +176,17 @@ class _Run:
                     f"the training data ended before step {step} of {self.config.train.steps}: "
                     "a training stream must repeat without end"
                 ) from None
+
+    def look_at(self, train_step: Callable, state: TrainState, batch: dict) -> None:
+        """Counts the work of a step, before it is compiled."""
+        work = step_work(train_step, state, batch, self.mesh.devices.flat[0].platform)
+        dtype = self.config.get("model", {}).get("dtype", "float32")
+        self._throughput = Throughput(work, self.config.train.batch, self.mesh, dtype)
+        if work is not None and work.unknown:
+            _say(
+                f"flops_per_step of the log is a lower bound: {work.unknown} loops, which end by"
+                " their data, count as one trip"
+            )
 
     def launched(self, in_flight: _InFlight) -> None:
         """Keeps a step that was started, to settle it when the next one is."""
@@ -200,12 +220,13 @@ class _Run:
             values["bad_clips"] = shown["bad clips"] = self._bad_clips
         speed = self._clock.speed(done, last)
         left = speed.pop("seconds_left", 0.0)
+        speed |= self._throughput.scalars(speed.get("steps_per_second"))
         self.logger.scalars("train", done, values | speed)
         if not self._bar.disable:
             self._bar.set_postfix(shown)
             return
         line = "  ".join([f"step {done}/{last}", *(f"{k} {v}" for k, v in shown.items())])
-        if speed:
+        if "steps_per_second" in speed:
             line += f"  {speed['steps_per_second']:.2f} steps/s  ETA {_duration(left)}"
         _say(line)
 

@@ -14,6 +14,7 @@ from vos_jax.notes import note
 # save, what is evaluated and reported, and the devices. All else would make it another run.
 FREE_FIELDS = (
     "log",
+    "profile_steps",
     "eval",
     "inference",
     "mesh",
