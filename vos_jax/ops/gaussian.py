@@ -22,7 +22,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-RULES = ("code", "paper")
+# Pixels of zeros that count with those of a component. The paper has none, and 0 / 0 where nothing
+# has weight; a thousandth of a pixel makes that 0.
+SHRINKAGE = {"code": 1.0, "paper": 1e-3}
 
 
 @struct.dataclass
@@ -63,8 +65,7 @@ def fit(
 def _fit_components(features, weights, regulariser, rule) -> Mixture:
     """Weighted means and variances [B, N, k, C] of features [B, P, C]; weights [B, N, k, P]."""
     total = weights.sum(axis=-1)[..., None]
-    # where nothing has weight, the paper's quotient is 0 / 0; 0 / tiny makes it 0
-    total = total + 1 if rule == "code" else jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+    total = total + SHRINKAGE[rule]
     highest = jax.lax.Precision.HIGHEST
     means = jnp.einsum("bnkp,bpc->bnkc", weights, features, precision=highest) / total
     apart = jnp.square(features[:, None, None] - means[:, :, :, None])

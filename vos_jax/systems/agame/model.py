@@ -49,7 +49,7 @@ STRIDE = 16  # frames are padded to multiples of it
 CLAMP = 1e-7  # probabilities stay this far from 0 and 1 where they are aggregated
 CHOICES = {
     "backbone": BACKBONES,
-    "fit": gaussian.RULES,
+    "fit": tuple(gaussian.SHRINKAGE),
     "scores": ("log", "posterior"),
     "fed_back": ("fine", "coarse"),
     "components": (2, 4),
@@ -138,6 +138,7 @@ class AGAME(VOSModel):
             introduces="before",
             pastes=False,
             remembers_given=False,
+            soft_feedback=True,
             backbone_scopes=(("backbone_network", "network"),),
         )
 
