@@ -78,7 +78,8 @@ class ResNet(nn.Module):
 
     depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
     strides beyond it become dilation. width: multiplies all channels. norm_eval: BatchNorm always
-    uses its running statistics; momentum is that of live ones.
+    uses its running statistics; it does so in layers before live_from (the stem is layer 0) in any
+    case. momentum is that of live ones.
 
     `stem` is the first convolution, `body` what comes after it.
     """
@@ -88,6 +89,7 @@ class ResNet(nn.Module):
     output_stride: int = 32
     width: float = 1.0
     norm_eval: bool = True
+    live_from: int = 0
     momentum: float = 0.9
     dtype: Any = jnp.float32
 
@@ -106,11 +108,13 @@ class ResNet(nn.Module):
             kernel_init=_kernel_init,
             dtype=self.dtype,
         )
-        shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
-        self.bn1 = BatchNorm(**shared)
+        shared = dict(momentum=self.momentum, dtype=self.dtype)
+        self.bn1 = BatchNorm(norm_eval=self.norm_eval or self.live_from > 0, **shared)
         for layer, blocks in enumerate(self._blocks(), start=1):
+            norm_eval = self.norm_eval or layer < self.live_from
             for i, fields in enumerate(blocks):
-                setattr(self, f"layer{layer}_{i}", block(Block)(**fields, **shared))
+                layer_block = block(Block)(**fields, norm_eval=norm_eval, **shared)
+                setattr(self, f"layer{layer}_{i}", layer_block)
 
     @property
     def stem_kernel(self) -> tuple[int, int]:

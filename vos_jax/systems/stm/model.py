@@ -19,7 +19,6 @@ frame, which stays in memory as the first frame does, and reads only frames from
 Glossary: B videos, N objects, H W frame size, h w the stride-16 grid of the padded frame.
 """
 
-import math
 from collections.abc import Mapping
 
 import jax
@@ -31,7 +30,7 @@ from jax.sharding import AxisType, Mesh
 from vos_jax.nn.images import imagenet_normalise
 from vos_jax.ops.memory_read import memory_read, read_products
 from vos_jax.systems.base import Traits, VOSModel, of_predicted
-from vos_jax.systems.frame_size import resize_frame, scaled_size
+from vos_jax.systems.frame_size import PaddedSize
 from vos_jax.systems.stm import memory_bank
 from vos_jax.systems.stm.memory_bank import MemoryBank, Rule
 from vos_jax.systems.stm.network import BACKBONES, Decoder, MemoryEncoder, QueryEncoder
@@ -154,20 +153,18 @@ class STM(VOSModel):
             (count,), (memory_bank.AXIS,), (AxisType.Auto,), devices=devices[:count]
         )
 
+    @property
+    def frame_size(self) -> PaddedSize:
+        """How frames are resized and padded."""
+        return PaddedSize(STRIDE, self.short_side, self.scale)
+
     def preprocess(self, frame: np.ndarray) -> np.ndarray:
         """The frame, shrunk and scaled, in the middle of black up to multiples of 16."""
-        size = self._frame_size(frame.shape[:2])
-        margins = _margins(size, _padded(size))
-        return np.pad(resize_frame(frame, size), (*margins, (0, 0)))
+        return self.frame_size.pad(frame)
 
     def encode(self, inputs: jax.Array, train: bool = False) -> Features:
         """Features of RGB frames [B, H, W, 3] in 0..255 whose sides are multiples of 16."""
-        if inputs.shape[1] % STRIDE or inputs.shape[2] % STRIDE:
-            raise ValueError(
-                f"STM: expected frames whose sides are multiples of {STRIDE}, found "
-                f"{inputs.shape[1]}x{inputs.shape[2]} (height x width); `preprocess` pads them, "
-                "training crops (config.data.crop) must be chosen so"
-            )
+        self.frame_size.check(inputs.shape[1:3], "STM")
         return Features(inputs, *self.query_encoder(imagenet_normalise(inputs)))
 
     def start(
@@ -261,38 +258,23 @@ class STM(VOSModel):
     def _encode_masks(self, features: Features, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values [B, N, h * w, C] of a frame with masks [B, N+1, H, W]."""
         padded = features.frame.shape[1:3]
-        size = self._inside(masks.shape[2:], padded)
+        size = self.frame_size.inside(masks.shape[2:], padded)
         objects = masks[:, 1:]
         if size != masks.shape[2:]:
             objects = jax.image.resize(objects, (*objects.shape[:2], *size), "bilinear")
-        objects = jnp.pad(objects, ((0, 0), (0, 0), *_margins(size, padded)))
+        objects = jnp.pad(objects, ((0, 0), (0, 0), *self.frame_size.margins(size, padded)))
         maps = self.memory_encoder(imagenet_normalise(features.frame), objects)
         return tuple(x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in maps)
 
     def _log_probabilities(self, prediction: Prediction, size: tuple[int, int]) -> jax.Array:
         """Logarithms [B, N+1, H, W] for frames of `size`, at the size they had before padding."""
         batch, objects, height, width, _ = prediction.logits.shape
-        padded = (4 * height, 4 * width)
-        size = self._inside(size, padded)
         margin = prediction.logits[..., 1] - prediction.logits[..., 0]
-        margin = jax.image.resize(margin, (batch, objects, *padded), "bilinear")
-        (top, _), (left, _) = _margins(size, padded)
-        margin = margin[:, :, top : top + size[0], left : left + size[1]]
+        margin = jax.image.resize(margin, (batch, objects, 4 * height, 4 * width), "bilinear")
+        margin = self.frame_size.crop(margin, size)
         logits = soft_aggregation(jax.nn.sigmoid(margin), prediction.present)
         others = self.aggregation_channels - 1 - prediction.present.sum(axis=1)
         return jax.nn.log_softmax(_with_absent(logits, jnp.maximum(others, 0)), axis=1)[:, :-1]
-
-    def _frame_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The size to which `preprocess` brings a frame of `size`, before padding."""
-        scaled = scaled_size(size, self.short_side, self.scale)
-        return scaled if _padded(scaled) != _padded(size) else tuple(size)  # nothing to gain
-
-    def _inside(self, size: tuple[int, int], padded: tuple[int, int]) -> tuple[int, int]:
-        """The part of a padded frame that a frame of `size` fills.
-
-        Training crops are as large as they are, frames from `preprocess` may have been resized.
-        """
-        return tuple(size) if _padded(size) == tuple(padded) else self._frame_size(size)
 
 
 def bare_read(memory: Memory, features: Features) -> jax.Array:
@@ -331,13 +313,3 @@ def _with_absent(logits: jax.Array, count: jax.Array) -> jax.Array:
     shape = (logits.shape[0], 1, *logits.shape[2:])
     absent = jnp.broadcast_to(absent[:, None, None, None], shape)
     return jnp.concatenate([logits, absent], axis=1)
-
-
-def _padded(size) -> tuple[int, int]:
-    """Both sides rounded up to multiples of 16."""
-    return tuple(math.ceil(n / STRIDE) * STRIDE for n in size)
-
-
-def _margins(size, padded) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Pixels before and after each side of `size` within `padded`; an odd one comes after."""
-    return tuple(((m - n) // 2, (m - n) - (m - n) // 2) for n, m in zip(size, padded, strict=True))
