@@ -242,6 +242,7 @@ def test_tfds_davis_equals_the_folders_it_was_prepared_from(tmp_path, monkeypatc
     expected = open_davis(root, "train")
     assert [video.name for video in videos] == [video.name for video in expected]
     for one, other in zip(videos, expected, strict=True):
+        assert same(one, pickle.loads(pickle.dumps(one)))
         one, other = one.clip(), other.clip()
         assert (one.masks == other.masks).all() and (one.scored == other.scored).all()
         assert np.abs(one.frames.astype(int) - other.frames).max() <= 3

@@ -2,7 +2,8 @@
 
 A record of that builder is a whole video. Its images are taken without decoding, so a frame is
 decoded only when a clip asks for it; the encoded bytes of the split stay in host memory (about
-0.3 GB for the 60 training videos at 480p). TensorFlow is imported on use.
+0.3 GB for the 60 training videos at 480p), in that of every worker process, too. TensorFlow is
+imported on use.
 """
 
 from collections.abc import Callable
