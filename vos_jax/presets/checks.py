@@ -212,6 +212,7 @@ FIELDS = {
     "memory_every": whole(),
     "capacity": whole(0, MEGA),
     "length": whole(1, MEGA),
+    "proposals": whole(1, 254),
     "min_pixels": whole(),
     "max_long_edge": whole(0, SIDE),
     "windows": either(TEXT, several(several(whole(0, 1024), least=1), least=1)),
