@@ -25,8 +25,8 @@ preset of its task and data set with no further flags; no file of it was at hand
 
 Deviations: clips begin anywhere, the release cuts each video into clips that share no frame and
 trains on 80 % of the videos. Objects are those of a clip's first frame, the release counts all of
-the video. The optimizer is not begun anew between the stages. The release draws one affine map for
-a clip (rotation, shear, shift, zoom), here frames are only mirrored.
+the video. The optimizer is not begun anew between the stages. What a clip's affine map brings in
+from outside of the frame is grey and unknown, in the release it is the pixels of the border.
 """
 
 from ml_collections import ConfigDict
@@ -97,6 +97,11 @@ def _paper() -> ConfigDict:
     )
     config.data.objects.update({"rule": "visible", "pixels": 0})  # release: any size
     config.data.clip.update({"frames": 5, "max_gap": 1})  # paper: consecutive ones
+    # release: one affine map for a clip; a zoom of 0.7 to 1.4 from the result to the frame, and a
+    # shear of at most a tenth, which its code takes for degrees
+    config.data.warp.update(
+        {"rotate": 10.0, "shear": 0.1, "zoom": (0.71, 1.43), "shift": 0.1, "shared": True}
+    )
     # release: ten slots are decoded in every frame, whether they have an object yet or not
     config.inference.decode_absent = True
     common.use_sources(config, common.youtube_vos(), common.davis("val"))
@@ -133,6 +138,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
     config.data.clip.update({"frames": 4, "max_gap": 3})
     config.data.groups = ((0, 1, 2, 3),)
     config.data.objects.pixels = 100
+    config.data.warp.update({"zoom": (0.9, 1.1), "shear": 0.0})  # scale crops as well
     common.use_sources(config, common.davis("train"), common.davis("val"))
     config.train.update(
         {"steps": 3_000, "batch": 2, "teacher_forcing_steps": 500, "frames_apart": False}
@@ -153,9 +159,10 @@ def _shrink_to_small(config: ConfigDict) -> None:
 def _shrink_to_quick(config: ConfigDict) -> None:
     """A narrow ResNet-18 from scratch on synthetic-v1, whole frames."""
     config.model.update({"backbone": "resnet18", "width": 0.375, "features": 64})
-    config.inference.update({"size": (96, 160), "decode_absent": False, "proposals": 5})
+    config.inference.update({"size": (96, 160), "decode_absent": False, "proposals": 3})
     config.data.update({"crop": (96, 160), "max_objects": 3})
     common.use_synthetic(config)
+    config.data.warp.update({"rotate": 0.0, "shear": 0.0, "zoom": (1.0, 1.0), "shift": 0.0})
     config.data.clip.update({"frames": 4, "max_gap": 2})
     config.data.groups = ((0, 1, 2, 3),)
     config.train.update(

@@ -133,6 +133,7 @@ DATA = {
     "warp.shift": number(0, 10),
     "warp.elastic": number(0, SIDE),
     "warp.colour": number(0, 100),
+    "warp.shared": SWITCH,
     "balance.tries": whole(0, 1000),
     "balance.pixels": whole(),
     "paste": whole(0, 254),

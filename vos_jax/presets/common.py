@@ -96,7 +96,8 @@ def data_section() -> dict[str, Any]:
             "growth": {"start": 0, "step": 0, "every": 1},
         },
         "groups": ((0, 1, 2),),  # frames that share scale, crop and flip
-        # what happens to each frame on its own; by default nothing
+        # what happens to each frame on its own, or (shared) to those of a group alike; by default
+        # nothing
         "warp": {
             "rotate": 0.0,  # degrees, as is shear
             "shear": 0.0,
@@ -104,6 +105,7 @@ def data_section() -> dict[str, Any]:
             "shift": 0.0,  # of the crop's sides
             "elastic": 0.0,  # pixels
             "colour": 0.0,
+            "shared": False,
         },
         # the place of a crop is drawn so often, until its reference shows an object of more than so
         # many pixels; tries 0: once

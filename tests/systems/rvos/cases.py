@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.fixtures import golden_parameters, load_spec
+from tests.tiny import quick_compilation
 from vos_jax.systems.build import variable_shapes
 from vos_jax.systems.rvos.model import RVOS
 from vos_jax.systems.rvos.official import from_official
@@ -50,4 +51,8 @@ def encoder(task: str):
         first = jax.nn.relu(backbone["bn1"]["__call__"][0])
         return features, (first, *backbone["__call__"][0])
 
-    return lambda frames: run(variables, jnp.asarray(frames))
+    def encoded(frames):
+        with quick_compilation():
+            return run(variables, jnp.asarray(frames))
+
+    return encoded

@@ -9,6 +9,7 @@ import pytest
 
 from tests.fixtures import load_npz, skip_where_trimmed
 from tests.systems.rvos.cases import TASKS, encoder, released_model, released_variables
+from tests.tiny import quick_compilation
 from vos_jax.inference.rollout import advance, begin
 from vos_jax.ops.resize import resize_bilinear
 from vos_jax.systems.base import one_hot
@@ -56,7 +57,7 @@ def captured(model, variables):
     size = case()["masks"].shape[1:]
 
     @jax.jit
-    def run(memory, features, masks):
+    def step(memory, features, masks):
         if memory is None:
             first = (features, size, masks, jnp.ones((1, masks.shape[1] - 1), bool))
             arguments, method = first, begin
@@ -76,6 +77,10 @@ def captured(model, variables):
             model.probabilities(prediction, size)[0],
         )
         return memory, prediction, states, outputs
+
+    def run(*arguments):
+        with quick_compilation():
+            return step(*arguments)
 
     return run
 

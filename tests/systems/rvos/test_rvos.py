@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.systems.promises import CLOSE, assert_same, only, roll, stream, three_objects
 from tests.tiny import quick_compilation, tiny_system
@@ -268,6 +269,14 @@ def test_no_gradient_goes_through_the_masks_that_are_fed_back(one_shot, clip):
 
     assert np.all(first_frame_gradient(True) == 0)
     assert np.abs(first_frame_gradient(False)).max() > 1e-6
+
+
+def test_frames_are_resized_as_pillow_does_and_left_as_they_are_for_size_0(clip):
+    frame = clip[0][0]
+    expected = np.asarray(Image.fromarray(frame).resize((30, 20), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(RVOS(size=(20, 30)).preprocess(frame), expected)
+    assert RVOS(size=(20, 30), scale=1.5).preprocess(frame).shape == (30, 45, 3)
+    np.testing.assert_array_equal(RVOS(size=(0, 0)).preprocess(frame), frame)
 
 
 def test_wrong_fields_are_named():
