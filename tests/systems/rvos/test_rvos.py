@@ -1,5 +1,7 @@
 """What RVOS alone promises, on a small network; the released numbers are in test_release.py."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,8 @@ def test_only_slots_with_an_object_are_decoded(one_shot, clip, monkeypatch):
         valid = jnp.arange(4)[None] < objects
         steps.clear()
         shown = one_hot(jnp.asarray(masks[:2]), 4)[None]
-        jax.block_until_ready(rollout(model, variables, inputs, shown, valid))
+        found, _ = jax.jit(functools.partial(rollout, model))(variables, inputs, shown, valid)
+        jax.block_until_ready(found)
         jax.effects_barrier()
         assert len(steps) == 2 * 4 * objects  # frames, levels
 
@@ -136,15 +139,17 @@ def test_without_spatial_recurrence_objects_meet_in_the_first_frame_alone(one_sh
     one, other = (maps_of_two_frames(model, variables, frame, x) for x in (labels, moved))
     assert np.abs(one[0] - other[0])[1].max() > 1e-3
     # in the second frame what is left of it is the temporal state of the second object itself
-    memory = VideoSegmenter(model, variables)
-    memory.step(frame, labels)
-    kept = memory._memory
+    segmenter = VideoSegmenter(model, variables)
+    segmenter.step(frame, labels)
+    kept = segmenter._memory
     swapped = kept.replace(previous=kept.previous.at[:, 0].set(0.0))
-    features = model.apply(variables, frame[None], method=model.encode)
-    found = [
-        np.asarray(model.maps(model.apply(variables, m, features, method=model.segment)))[0]
-        for m in (kept, swapped)
-    ]
+
+    @jax.jit
+    def second_frame(variables, memory):
+        features = model.apply(variables, frame[None], method=model.encode)
+        return model.maps(model.apply(variables, memory, features, method=model.segment))[0]
+
+    found = [second_frame(variables, memory) for memory in (kept, swapped)]
     assert np.abs(found[0] - found[1])[0].max() > 1e-3
     np.testing.assert_allclose(found[0][1], found[1][1], atol=1e-6)
 
