@@ -158,7 +158,7 @@ def _shrink_to_small(config: ConfigDict) -> None:
 
 def _shrink_to_quick(config: ConfigDict) -> None:
     """A narrow ResNet-18 from scratch on synthetic-v1, whole frames."""
-    config.model.update({"backbone": "resnet18", "width": 0.375, "features": 64})
+    config.model.update({"backbone": "resnet18", "width": 0.375, "features": 48})
     config.inference.update({"size": (96, 160), "decode_absent": False, "proposals": 3})
     config.data.update({"crop": (96, 160), "max_objects": 3})
     common.use_synthetic(config)
@@ -166,7 +166,7 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     config.data.clip.update({"frames": 4, "max_gap": 2})
     config.data.groups = ((0, 1, 2, 3),)
     config.train.update(
-        {"steps": 1_000, "batch": 6, "teacher_forcing_steps": 300, "frames_apart": False}
+        {"steps": 1_200, "batch": 4, "teacher_forcing_steps": 300, "frames_apart": False}
     )
     config.optim.update(
         {"schedule": "poly", "learning_rate": 3e-3, "rate_multipliers": (), "clip": "global"}

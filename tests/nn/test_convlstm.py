@@ -59,3 +59,13 @@ def test_in_bfloat16_the_cell_stays_float32():
     gates = convolve(jnp.ones((1, 5, 6, 3)), kernels["below"]) + bias
     assert gates.dtype == jnp.bfloat16
     assert {x.dtype.name for x in lstm_update(gates, jnp.zeros((1, 5, 6, 4)))} == {"float32"}
+
+
+def test_maps_count_alike_in_a_fresh_cell_however_many_channels_they_have():
+    channels = {"below": 200, "mask": 1, "spatial": 20}
+    module = ConvLSTM(64, channels)
+    kernels, bias = module.apply(module.init(jax.random.key(0)))
+    assert np.all(bias == 0)
+    for name, count in channels.items():
+        share = 9 * count * np.var(kernels[name])
+        np.testing.assert_allclose(share, 1 / 3, rtol=0.1)

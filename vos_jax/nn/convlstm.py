@@ -14,6 +14,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 GATES = 4  # input, forget, output, candidate: the order of the channels of a kernel
@@ -22,7 +23,8 @@ GATES = 4  # input, forget, output, candidate: the order of the channels of a ke
 class ConvLSTM(nn.Module):
     """The parameters of a cell: kernel [k, k, all C, 4 D] and bias [4 D].
 
-    channels: name -> C of each map that the gates see, in the order of the kernel.
+    channels: name -> C of each map that the gates see, in the order of the kernel. Ours: all of
+    them count alike in a fresh cell, or a mask would be one channel against hundreds.
     """
 
     features: int
@@ -35,13 +37,19 @@ class ConvLSTM(nn.Module):
         """Kernels [k, k, C, 4 D] by the names of the maps, and the bias, in `dtype`."""
         inputs, outputs = sum(self.channels.values()), GATES * self.features
         shape = (self.kernel, self.kernel, inputs, outputs)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(self.dtype)
+        kernel = self.param("kernel", self._fresh, shape).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros, (outputs,)).astype(self.dtype)
         kernels, start = {}, 0
         for name, count in self.channels.items():
             kernels[name] = kernel[:, :, start : start + count]
             start += count
         return kernels, bias
+
+    def _fresh(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        """Normal; the variance of each map's share is 1 / (its fan-in * the number of maps)."""
+        counts = np.array([*self.channels.values()])
+        fan_in = self.kernel**2 * len(counts) * np.repeat(counts, counts)
+        return jax.random.normal(key, shape) / np.sqrt(fan_in, dtype=np.float32)[:, None]
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
