@@ -80,7 +80,7 @@ def _mean_loss(model, predictions, frames):
 @functools.cache
 def program(task):
     """(decoder, features, whether true masks are remembered) -> losses, and their gradients."""
-    model = released_model(task, 3)
+    model = released_model(task, 3).clone(decode_absent=True)
     labels, valid = batch()["labels"], batch()["valid"]
     size = labels.shape[2:]
 

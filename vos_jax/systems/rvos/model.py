@@ -91,8 +91,8 @@ class RVOS(VOSModel):
     features: int = 128  # of the two deepest levels; the others have a half and a quarter
     detach: bool = True  # no gradient through the masks that the decoder sees
     proposals: int = 10  # slots of zero-shot
-    # one-shot: slots of objects that are known to come are decoded from the first frame on, as in
-    # the release, which gives the network a past of them
+    # slots without an object are decoded as well, as in the release: one that is known to come then
+    # has a past
     decode_absent: bool = False
     size: tuple[int, int] = (256, 448)  # of frames for the network; (0, 0): as they are
     scale: float = 1.0  # of the frame after that, see systems.views
@@ -154,7 +154,7 @@ class RVOS(VOSModel):
         Zero-shot training decodes as many slots as there are objects: no other is paired.
         """
         batch, objects = valid.shape
-        decoded = jnp.ones_like(valid) if self.one_shot and self.decode_absent else valid
+        decoded = jnp.ones_like(valid) if self.decode_absent else valid
         if not self.one_shot and not train:
             decoded = jnp.ones((batch, self.proposals), bool)
         previous = jnp.zeros((batch, objects, *features.size), jnp.float32)
