@@ -12,8 +12,9 @@ frame in which an object is given, and painted over each other, the one that was
 (painting.py).
 
 Where code and paper differ the code is followed: hidden states alone go from frame to frame, and
-without spatial recurrence the first frame has it all the same (mode "t"). Where the release depends
-on the script, a field chooses: `mode` works for zero-shot, too; `decode_absent`.
+without spatial recurrence (mode "t") the first frame has it all the same. The release's scripts
+leave out a recurrence in one task or the other; here `mode` holds for both. The release decodes ten
+slots in every frame, here those without an object are skipped unless `decode_absent` says so.
 
 Deviations: masks are compared at the size at which the network works, the release's are first
 brought to that of the annotation, so a near tie may fall otherwise. Proposals without given masks
