@@ -6,6 +6,7 @@ from vos_jax.data.augment import Balance, augment, groups_of, random_crop
 from vos_jax.data.objects import nearest_index
 from vos_jax.data.sampling import RejectedClip, reference_and_run
 from vos_jax.data.synthetic import synthetic_videos
+from vos_jax.data.warp import Warp
 
 
 def ramp(h, w):
@@ -152,6 +153,19 @@ def test_frames_of_a_group_share_parameters_and_groups_do_not():
 def test_groups_follow_the_length_of_the_clip(frames, expected):
     assert groups_of([[0], [1, 2]], frames) == expected
     assert groups_of(((2, 0), (1,)), 5)[0] == (2, 0, 3, 4)  # wherever the last frame is named
+
+
+def test_a_shared_warp_changes_the_frames_of_a_group_alike_and_others_each_for_itself():
+    frames = np.stack([ramp(40, 60)] * 4)
+    masks = (frames[..., 0] > 20).astype(np.uint8)
+    for shared, alike in ((True, [True, True, False]), (False, [False] * 3)):
+        warp = Warp(rotate=20, shear=5, zoom=(0.8, 1.2), shift=0.1, elastic=2, shared=shared)
+        assert warp.changes and not Warp(shared=shared).changes
+        rng = np.random.default_rng(0)
+        options = dict(crop=(32, 40), scale=(1.0, 1.0), flip=0.0, groups=((0, 1, 2), (3,)))
+        found, labels = augment(frames, masks, rng, warp=warp, **options)
+        assert [np.array_equal(found[0], found[t]) for t in (1, 2, 3)] == alike
+        assert [np.array_equal(labels[0], labels[t]) for t in (1, 2, 3)] == alike
 
 
 def test_groups_must_cover_the_clip():

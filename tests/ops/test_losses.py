@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.fixtures import load_npz
-from vos_jax.ops.losses import bootstrapped_cross_entropy
+from vos_jax.ops.losses import bootstrapped_cross_entropy, soft_iou_costs
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
 
 GOLDEN = load_npz("feelvos", "ops")
@@ -128,3 +128,24 @@ def test_a_label_without_a_valid_channel_counts_as_ignored():
 def test_logits_of_another_size_are_refused():
     with pytest.raises(ValueError, match="upsample"):
         bootstrapped_cross_entropy(jnp.zeros((1, 2, 4, 4)), jnp.zeros((1, 8, 8), jnp.int32), 0)
+
+
+def test_soft_iou_and_its_gradient_equal_the_release():
+    golden = load_npz("rvos", "ops")
+    logits, target = (jnp.asarray(golden[f"siou_{k}"])[:, None] for k in ("logits", "target"))
+
+    def costs(logits):
+        return jnp.diagonal(soft_iou_costs(jax.nn.sigmoid(logits), target))
+
+    np.testing.assert_allclose(costs(logits), golden["siou_cost"], rtol=1e-5)
+    gradient = jax.grad(lambda x: costs(x).sum())(logits)[:, 0]
+    np.testing.assert_allclose(gradient, golden["siou_grad"], rtol=1e-4, atol=1e-7)
+    maps = jax.nn.sigmoid(golden["match_logits"])[:, :, None]
+    scores = soft_iou_costs(maps, golden["match_y"][:, :, None])  # [predictions, objects]
+    np.testing.assert_allclose(scores.swapaxes(1, 2), golden["match_scores"], rtol=1e-5)
+
+
+def test_soft_iou_is_0_for_equal_masks_and_1_where_nothing_meets():
+    masks = jnp.zeros((3, 4, 5)).at[0, :2].set(1).at[1, 2:].set(1)
+    expected = [[0, 1, 1], [1, 0, 1], [1, 1, 1]]
+    np.testing.assert_allclose(soft_iou_costs(masks, masks), expected, atol=1e-6)

@@ -102,6 +102,7 @@ def augment(
         where = random_crop(rng, size, crop, (unit * scale[0], unit * scale[1]), flip)
         if balance is not None and 0 in group:
             where = _balanced(rng, where, masks[0], crop, balance, interpolation)
+        seed = rng.integers(2**32) if warp is not None and warp.shared else None
         for t in group:
             if warp is None:
                 image = _cut(frames[t], where, crop, interpolation)
@@ -110,7 +111,7 @@ def augment(
                 image, labels = cut_warped(
                     frames[t],
                     masks[t],
-                    rng,
+                    rng if seed is None else np.random.default_rng(seed),
                     warp,
                     crop=crop,
                     scaled=where.size,

@@ -22,7 +22,8 @@ class Warp:
     rotate, shear: degrees, drawn from +- the value. zoom: (lowest, highest) factor, drawn per
     axis. shift: fraction of the crop's height and width, drawn from +- the value. elastic: pixels
     by which points of a coarse grid move at most. colour: relative change of contrast, brightness
-    and saturation at most.
+    and saturation at most. shared: the frames of a group are changed alike (RVOS), not each on its
+    own.
     """
 
     rotate: float = 0.0
@@ -31,11 +32,12 @@ class Warp:
     shift: float = 0.0
     elastic: float = 0.0
     colour: float = 0.0
+    shared: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether it does anything."""
-        return replace(self, zoom=tuple(self.zoom)) != Warp()
+        return replace(self, zoom=tuple(self.zoom), shared=False) != Warp()
 
     def matrix(self, rng: np.random.Generator, crop: tuple[int, int]) -> np.ndarray:
         """A random map [2, 3] from places (x, y) in the crop to places in the unwarped crop."""

@@ -30,7 +30,7 @@ _STAGES = (
     (6, 320, 1, 1),
 )
 NUM_BLOCKS = sum(repeats for _, _, repeats, _ in _STAGES)
-_FINER = (3, 6)  # the last layers at stride 4 and 8
+LAST_AT_STRIDE = {4: 3, 8: 6, 16: 13}  # the last layer at each stride
 
 
 def kernel_init(
@@ -101,14 +101,16 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """The backbone. width multiplies every channel count, rounded to multiples of 8.
 
-    output_stride: 8, 16 or 32. last_conv adds features_18 (1280 channels), which the ImageNet
-    classifier reads and dense prediction does not. pad_first: see InvertedResidual.
+    output_stride: 8, 16 or 32. finer: the strides of the maps that are returned before the last
+    one. last_conv adds features_18 (1280 channels), which the ImageNet classifier reads and dense
+    prediction does not. pad_first: see InvertedResidual.
 
     `stem` is the first convolution, `body` what comes after it.
     """
 
     output_stride: int = 16
     width: float = 1.0
+    finer: tuple[int, ...] = (4, 8)
     last_conv: bool = False
     pad_first: bool = False
     norm_eval: bool = True
@@ -135,12 +137,13 @@ class MobileNetV2(nn.Module):
         """Side of the first convolution's kernel, and its channels; its stride is 2."""
         return 3, scaled_channels(32, self.width)
 
-    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x [B, H, W, 3], ImageNet mean and deviation removed -> three maps, the finest first.
+    def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
+        """x [B, H, W, 3], ImageNet mean and deviation removed -> maps, the finest first.
 
-        features_3 [B, ceil(H / 4), ceil(W / 4), 24 * width], features_6 at stride 8 with
-        32 * width channels, and the last one, [B, ceil(H / output_stride),
-        ceil(W / output_stride), 320 * width (1280 with last_conv)].
+        As `finer` says features_3 [B, ceil(H / 4), ceil(W / 4), 24 * width], features_6 at stride 8
+        with 32 * width channels, features_13 at stride 16 (or less, see output_stride) with 96 *
+        width; then the last one, [B, ceil(H / output_stride), ceil(W / output_stride), 320 * width
+        (1280 with last_conv)].
         """
         return self.body(self.stem(x), train)
 
@@ -148,12 +151,13 @@ class MobileNetV2(nn.Module):
         """The first convolution, without its norm, [B, ceil(H / 2), ceil(W / 2), 32 * width]."""
         return self.features_0.convolve(x)
 
-    def body(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def body(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """The maps of what `stem` gave."""
         x, maps = self.features_0.finish(x, train), []
+        returned = [LAST_AT_STRIDE[stride] for stride in self.finer]
         for i in range(1, NUM_BLOCKS + 1):
             x = getattr(self, f"features_{i}")(x, train)
-            if i in _FINER:
+            if i in returned:
                 maps.append(x)
         return *maps, self.features_18(x, train) if self.last_conv else x
 

@@ -74,7 +74,7 @@ class BatchNorm(nn.Module):
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, BatchNorm, optional activation.
+    """Convolution, without bias unless `use_bias`, BatchNorm, optional activation.
 
     The padding is symmetric and explicit, by default dilation * (kernel - 1) / 2 on each side, also
     where strides > 1: the output has ceil(n / strides) rows and sampling starts at row 0 (never
@@ -88,6 +88,7 @@ class ConvNorm(nn.Module):
     dilation: int = 1
     groups: int = 1
     padding: int | None = None
+    use_bias: bool = False
     activation: Callable[[jax.Array], jax.Array] | None = None
     epsilon: float = 1e-5
     momentum: float = 0.9
@@ -105,7 +106,7 @@ class ConvNorm(nn.Module):
             padding=same if self.padding is None else self.padding,
             kernel_dilation=self.dilation,
             feature_group_count=self.groups,
-            use_bias=False,
+            use_bias=self.use_bias,
             kernel_init=self.kernel_init,
             dtype=self.dtype,
             conv_general_dilated=conv_general_dilated,

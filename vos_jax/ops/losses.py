@@ -1,12 +1,16 @@
-"""Cross-entropy over the hardest pixels, the training loss of FEELVOS.
+"""Training losses: cross-entropy over the hardest pixels (FEELVOS), soft IoU (RIS, RSIS, RVOS).
 
 Released code of FEELVOS (Voigtlaender et al., CVPR 2019), where the share of pixels that count
 falls linearly from all to 15 % over the first 100 000 steps ("bootstrapping", Wu et al., 2016).
+Released code of RSIS (Salvador et al., 2017) and RVOS (Ventura et al., CVPR 2019), whose relaxed
+intersection over union is that of RIS (Romera-Paredes and Torr, ECCV 2016).
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from vos_jax.ops.assignment import intersections
 
 EXCLUDED = -1e30  # logit of a slot that takes no part in the softmax; finite, so gradients are 0
 
@@ -53,6 +57,25 @@ def bootstrapped_cross_entropy(
     selected = _largest(jax.lax.stop_gradient(losses), k) & counted
     total = jnp.sum(jnp.where(selected, losses, 0.0), axis=1)
     return total / jnp.maximum(jnp.sum(selected, axis=1), 1)
+
+
+def soft_iou_costs(maps: jax.Array, masks: jax.Array) -> jax.Array:
+    """1 - soft IoU of every pair of a predicted map s and a mask y.
+
+    <s, y> / (|s| + |y| - <s, y> + 1e-6), sums over pixels: 0 where both agree and hold only zeros
+    and ones, 1 where they do not meet, two empty ones included.
+
+    Args:
+        maps: [..., M, H, W] in 0..1.
+        masks: [..., K, H, W] in 0..1.
+
+    Returns:
+        float32 [..., M, K].
+    """
+    both = intersections(maps, masks)
+    sizes = [x.astype(jnp.float32).sum(axis=(-2, -1)) for x in (maps, masks)]
+    either = sizes[0][..., :, None] + sizes[1][..., None, :] - both
+    return 1 - both / (either + 1e-6)
 
 
 def _pixel_losses(logits, labels, valid):

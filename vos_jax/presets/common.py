@@ -99,7 +99,8 @@ def data_section() -> dict[str, Any]:
         },
         # frames that share scale, crop and flip; of a longer clip further ones join the last one's
         "groups": ((0, 1, 2),),
-        # what happens to each frame on its own; by default nothing
+        # what happens to each frame on its own, or (shared) to those of a group alike; by default
+        # nothing
         "warp": {
             "rotate": 0.0,  # degrees, as is shear
             "shear": 0.0,
@@ -107,6 +108,7 @@ def data_section() -> dict[str, Any]:
             "shift": 0.0,  # of the crop's sides
             "elastic": 0.0,  # pixels
             "colour": 0.0,
+            "shared": False,
         },
         # the place of a crop is drawn so often, until its reference shows an object of more than so
         # many pixels; tries 0: once

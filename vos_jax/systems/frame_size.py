@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import cv2
 import jax
 import numpy as np
+from PIL import Image
 
 Margins = tuple[tuple[int, int], tuple[int, int]]
 
@@ -25,6 +26,16 @@ def resize_frame(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return frame
     interpolation = cv2.INTER_AREA if size[0] < frame.shape[0] else cv2.INTER_LINEAR
     return cv2.resize(frame, size[::-1], interpolation=interpolation)
+
+
+def resize_pillow(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A frame uint8 [H, W, 3] at `size` (height, width), bilinear and antialiased as Pillow does.
+
+    What scipy.misc.imresize was to released code of its time.
+    """
+    if frame.shape[:2] == tuple(size):
+        return frame
+    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 @dataclass(frozen=True)
