@@ -154,7 +154,12 @@ def _davis2016() -> dict:
 def _synth_vos() -> ConfigDict:
     """paper: 1-5 objects of MSRA10K move over images of VOC2012."""
     return ConfigDict(
-        {"kind": "synth_vos", "dir": "MSRA10K", "backgrounds": "VOC2012/JPEGImages", "weight": 1.0}
+        {
+            "kind": "synth_vos",
+            "dir": "MSRA10K",
+            "backgrounds": "../VOC2012/JPEGImages",
+            "weight": 1.0,
+        }
     )
 
 

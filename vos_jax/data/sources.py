@@ -24,6 +24,7 @@ from vos_jax.data.davis import open_davis
 from vos_jax.data.fbms import open_fbms
 from vos_jax.data.images import open_images
 from vos_jax.data.segtrack import open_segtrack
+from vos_jax.data.synth_vos import open_synth_vos
 from vos_jax.data.synthetic import NUM_FRAMES, synthetic_videos
 from vos_jax.data.tfds_davis import open_tfds_davis
 from vos_jax.data.youtube_objects import open_youtube_objects
@@ -48,6 +49,7 @@ SOURCES = {
     "youtube_objects": open_youtube_objects,
     "segtrack": open_segtrack,
     "images": open_images,
+    "synth_vos": open_synth_vos,
     "synthetic": open_synthetic,
 }
 
