@@ -136,13 +136,10 @@ def evaluate(
                 found[name] += objects
         return {name: to_plain(objects) for name, objects in found.items()}
 
-    scores: dict[str, list[ObjectScores]] = {name: [] for name in methods}
-    for part in on_every_process(score):
-        for name, objects in part.items():
-            scores[name] += from_plain(objects)
-
-    counts = tables.counts([SequenceScorer.of(protocol, video) for video in videos])
+    parts = on_every_process(score)
+    scores = {name: [x for part in parts for x in from_plain(part[name])] for name in methods}
     methods = {name: sorted(objects, key=_official_order) for name, objects in scores.items()}
+    counts = tables.counts([SequenceScorer.of(protocol, video) for video in videos])
     results = Results(protocol, methods, {"set": SET, **counts, **(settings or {})})
 
     def write() -> None:

@@ -54,11 +54,8 @@ def _size(config: ConfigDict, factor: float) -> None:
 
 
 def _clip(config: ConfigDict, frames: float) -> None:
-    """Both stages, so that a step compiles once; the memory of training has room for all."""
-    frames = int(frames)
-    config.data.clip.frames = config.data.pretrain.clip.frames = frames
-    config.data.groups = (tuple(range(frames)),)
-    config.train.model.length = frames
+    """Of both stages; the memory of training has room for all."""
+    config.data.clip.frames = int(frames)
 
 
 def _memory(config: ConfigDict, frames: float) -> None:

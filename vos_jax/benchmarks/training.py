@@ -69,10 +69,7 @@ def step_config(
         _shrink(config)
     config.train.batch = batch or config.train.batch
     config.model.dtype = dtype or config.model.dtype
-    if "remat" in config.train:
-        config.train.remat = remat
-    elif remat != "none":
-        raise ValueError(f"--remat: expected none, for config.train has no remat, found {remat}")
+    config.train.remat = remat
     return config
 
 

@@ -68,7 +68,7 @@ class VOSModel(nn.Module):
     Memory is a pytree whose shapes depend only on the frame size, the number of object slots and
     the number of reference frames it has room for, so a video of any length compiles once. Capacity
     that is not used yet holds zeros, which lets `inference.streaming` grow a memory by zero-padding
-    it.
+    it. Every array of it has the batch as its first axis; scalars are shared by the batch.
     """
 
     @property

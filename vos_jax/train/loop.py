@@ -113,12 +113,7 @@ def train(
             if stopping or run.save_due(done, last):
                 run.save(state)
             if stopping:
-                checkpoints.wait()
-                _say(
-                    f"stopped at step {done} by {stop.name}; saved {checkpoints.latest_path()}. "
-                    "Run the same command to continue."
-                )
-                raise Preempted(128 + stop.number)
+                run.stop(done, stop)
             if _due(done, config.eval.every, last):
                 run.settle()
                 scores = run.evaluate(evaluate, state) or scores
@@ -247,6 +242,15 @@ class _Run:
         self.settle()
         self.checkpoints.save_last(state)
         self._saved_at = time.monotonic()
+
+    def stop(self, done: int, told: "_StopSignal") -> None:
+        """Raises Preempted once the state is saved."""
+        self.checkpoints.wait()
+        _say(
+            f"stopped at step {done} by {told.name}; saved {self.checkpoints.latest_path()}. "
+            "Run the same command to continue."
+        )
+        raise Preempted(128 + told.number)
 
     def evaluate(self, evaluate: Evaluate | None, state: TrainState) -> dict[str, float]:
         if evaluate is None:
