@@ -13,7 +13,7 @@ from vos_jax.train.workdir import differing_fields
 MOVED = {
     "width": {"model.width"},
     "size": {"data.crop", "data.short_side"},
-    "clip": {"data.clip.frames", "data.groups", "data.pretrain.clip.frames", "train.model.length"},
+    "clip": {"data.clip.frames", "data.pretrain.clip.frames", "train.model.length"},
     "memory": {"inference.capacity"},
 }
 

