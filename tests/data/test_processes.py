@@ -130,7 +130,8 @@ def test_an_error_that_does_not_pickle_comes_with_its_traceback():
 
 
 PROGRAM = """
-import itertools, time
+import itertools, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 from tests.data.test_processes import Telling
 from vos_jax.data.pipeline import batches
 

@@ -179,8 +179,8 @@ class _Run:
         self._throughput = Throughput(work, self.config.train.batch, self.mesh, dtype)
         if work is not None and work.unknown:
             _say(
-                f"flops_per_step of the log is a lower bound: {work.unknown} loops, which end by"
-                " their data, count as one trip"
+                "flops_per_step of the log is a lower bound: loops that end by their data"
+                f" ({work.unknown} of them) count as one trip"
             )
 
     def launched(self, in_flight: _InFlight) -> None:
