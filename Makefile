@@ -30,7 +30,7 @@ soak: .venv/.dev  ## more than `make test`: 5,000 hostile inputs, 20 kills, prog
 	VOS_JAX_HOSTILE_INPUTS=5000 $(BIN)/python -m pytest tests/test_hostile_input.py
 	VOS_JAX_KILLS=20 $(BIN)/python -m pytest tests/train/test_kills.py
 	VOS_JAX_LOWERED=paper $(BIN)/python -m pytest tests/systems/test_lowering.py
-	VOS_JAX_MESHES=all $(BIN)/python -m pytest tests/systems/test_meshes.py
+	VOS_JAX_MESHES=all $(BIN)/python -m pytest tests/systems/test_meshes.py tests/inference/test_lockstep.py
 
 lint: .venv/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
