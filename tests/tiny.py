@@ -100,7 +100,8 @@ def shrunk(config: ConfigDict) -> ConfigDict:
     config.model.update({field: value for field, value in rules.items() if field in config.model})
     crop = tuple(48 + side % 16 for side in config.data.crop)  # systems want 16 n or 16 n + 1
     config.data.update({"crop": crop, "short_side": 0, "workers": 2})
-    config.data.max_objects = 2
+    if entry.model().traits.guidance != "none":  # others have as many slots as they propose
+        config.data.max_objects = 2
     config.data.train, config.data.eval = _clips("train", 3, FRAMES), _clips("test", 2, TEST_FRAMES)
     if config.data.pretrain.steps:
         config.data.pretrain.update({"steps": 1, "train": _clips("train", 3, FRAMES)})
