@@ -242,7 +242,7 @@ def test_weights_of_another_model_are_refused_with_the_arrays(call, finished, tm
         ("CONFIG --workdir=w --config.train.steps=many", "train.steps"),
         (
             "--config=feelvso.py --workdir=w",
-            "no file 'feelvso.py'.* carries agame, cfbi, cfbi_plus, feelvos, .*did you mean 'feelvos'",
+            "no file 'feelvso.py'.* carries agame, cfbi, cfbi_plus, .*did you mean 'feelvos'",
         ),
         ("FEELVOS:papr --workdir=w", "no preset 'papr'; there are quick, small, paper"),
         ("CONFIG --workdir=w --mode=eval --checkpoint=nowhere", "nowhere does not exist"),
