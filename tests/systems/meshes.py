@@ -6,7 +6,6 @@ the largest distances that frames changed by a millionth make there; "parameters
 """
 
 import json
-import re
 import sys
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from tests import tiny
 from tests.accelerator import accelerator_branches
+from vos_jax.benchmarks.collectives import collectives
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.objective import make_objective
 from vos_jax.train.partition import build_mesh, shard_batch
@@ -22,7 +22,6 @@ from vos_jax.train.setup import begin_training
 
 ROWS = 8
 CHANGES = 6  # sets of changed frames
-COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 
 
 class Step:
@@ -49,16 +48,6 @@ class Step:
         return np.asarray(metrics["losses"]), np.concatenate(traces)
 
 
-def collectives(program: str) -> list[tuple[str, list[int]]]:
-    """Kind and shape of every array that devices of a compiled program send each other."""
-    sent = rf"= (\(.*?\)|\S+) ({COLLECTIVES})(?:-start)?\("
-    return [
-        (kind, [int(n) for n in shape.split(",") if n])
-        for results, kind in re.findall(sent, program)
-        for shape in re.findall(r"\w+\[([\d,]*)\]", results)
-    ]
-
-
 def distances(expected: tuple, found: tuple) -> dict[str, float]:
     """Largest difference of a loss, and norm of that of the gradients, as shares of `expected`."""
     (losses, gradient), (others, other) = expected, found
@@ -82,7 +71,7 @@ def main(system: str, *meshes: str) -> None:
     results = {"1x1": one, "parameters": single.shapes}
     for name in meshes:
         step = Step(config, *map(int, name.split("x")), batch)
-        sent = collectives(step.step.as_text())
+        sent = [(one.kind, one.shape) for one in collectives(step.step.as_text())]
         results[name] = {**distances(expected, step(batch)), "sent": sent}
     print(json.dumps(results))
 

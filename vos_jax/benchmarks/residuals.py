@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Literal
 
+from vos_jax.benchmarks.training import clip_shapes
 from vos_jax.metrics.text_table import format_table
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
@@ -66,20 +67,13 @@ def _kept(config: Any, batch: int) -> int:
 
         return jax.vjp(loss, variables["params"], has_aux=True)[1]
 
-    arguments = variable_shapes(model), _examples(config.data, batch), jnp.int32(0)
+    examples = {
+        key: jax.ShapeDtypeStruct((batch, *x.shape), x.dtype)
+        for key, x in clip_shapes(config.data).items()
+    }
+    arguments = variable_shapes(model), examples, jnp.int32(0)
     # as lowering does for a GPU or TPU
     with mock.patch.object(lax, "platform_dependent", lambda *args, default, **_: default(*args)):
         jaxpr = jax.make_jaxpr(backward_pass)(*arguments, jax.random.key(0)).jaxpr
     kept = {x for x in jaxpr.outvars if not isinstance(x, Literal)} - set(jaxpr.invars)
     return sum(x.aval.size * x.aval.dtype.itemsize for x in kept)
-
-
-def _examples(data: Any, batch: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch as `data.pipeline` makes it."""
-    pixels, slots = (batch, data.clip.frames, *data.crop), (batch, data.max_objects)
-    return {
-        "frames": jax.ShapeDtypeStruct((*pixels, 3), jnp.float32),
-        "labels": jax.ShapeDtypeStruct(pixels, jnp.uint8),
-        "valid": jax.ShapeDtypeStruct(slots, bool),
-        "classes": jax.ShapeDtypeStruct(slots, jnp.int32),
-    }

@@ -123,7 +123,7 @@ class Step:
             key: jax.ShapeDtypeStruct(
                 (config.train.batch, *x.shape), x.dtype, sharding=batch_sharding(mesh)
             )
-            for key, x in _clips(config.data).items()
+            for key, x in clip_shapes(config.data).items()
         }
         return cls(config, mesh, function, jax.tree.map(_placed, state, sharding), batch)
 
@@ -209,8 +209,8 @@ def timed(compiled: Any, state: TrainState, batch: dict, rounds: int) -> list[fl
     return seconds[2:]
 
 
-def _clips(data: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
-    """What data/pipeline.py makes of one example."""
+def clip_shapes(data: ConfigDict) -> dict[str, jax.ShapeDtypeStruct]:
+    """What data/pipeline.py makes of one example, without the batch axis."""
     clip, slots = (data.clip.frames, *data.crop), (data.max_objects,)
     return {
         "frames": jax.ShapeDtypeStruct((*clip, 3), jnp.float32),

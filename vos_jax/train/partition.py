@@ -123,16 +123,6 @@ def fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def broadcast(scores: dict[str, float]) -> dict[str, float]:
-    """The first process's values, on every process; the names must agree."""
-    if jax.process_count() == 1:
-        return scores
-    values = np.array(list(scores.values()), np.float64)
-    # as integers, for JAX would round to float32
-    values = multihost_utils.broadcast_one_to_all(values.view(np.uint32)).view(np.float64)
-    return {name: float(value) for name, value in zip(scores, values, strict=True)}
-
-
 def shard_batch(batch: dict[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch as global arrays; entries that are not numeric are dropped.
 
