@@ -35,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
-from vos_jax.nn.fpn import FPN
+from vos_jax.nn.fpn import GroupNormFPN
 from vos_jax.nn.group_norm import ConvGroupNorm
 from vos_jax.nn.images import imagenet_normalise
 from vos_jax.nn.remat import block
@@ -389,7 +389,7 @@ class CFBIPlus(CFBI):
     local_halved: bool = False
 
     def _setup_scales(self, dtype):
-        self.fpn = FPN(self.features, self.groups, dtype)
+        self.fpn = GroupNormFPN(self.features, self.groups, dtype)
 
     def _embed(self, maps: Maps) -> tuple[jax.Array, ...]:
         return self.fpn((maps.decoded, maps.mid_level, maps.pyramid))
