@@ -1,4 +1,4 @@
-"""Clips in streaming: equal to clips at hand, exact with perfect masks, one program, filled gaps."""
+"""Clips in streaming: as at hand, exact with perfect masks, one program, gaps are filled."""
 
 import functools
 
@@ -136,7 +136,9 @@ def test_videos_of_any_length_are_one_program_and_videos_of_a_batch_do_not_meet(
     assert step._cache_size() == 1
     longest = max(map(len, videos))
     padded = [f + [absent(f[0])] * (longest - len(f)) for f in videos]
-    together = [jax.tree.map(lambda *x: np.concatenate(x), *pair) for pair in zip(*padded)]
+    together = [
+        jax.tree.map(lambda *x: np.concatenate(x), *pair) for pair in zip(*padded, strict=True)
+    ]
     clips = streamed(step, together, reach)
     for row, expected in enumerate(alone):
         for ours, theirs in zip(clips, expected, strict=False):
