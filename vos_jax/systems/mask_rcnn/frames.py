@@ -26,7 +26,9 @@ def scaled_size(
         for most, side in zip(sorted(image_scale), sorted(size), strict=True)
     )
     if geometry.inclusive:
-        factor = min(most / side for most, side in zip(sorted(image_scale), sorted(size), strict=True))
+        factor = min(
+            most / side for most, side in zip(sorted(image_scale), sorted(size), strict=True)
+        )
         return tuple(int(side * factor + 0.5) for side in size), (factor, factor)
     scaled = tuple(int(side * float(factor)) for side in size)
     return scaled, tuple(new / old for new, old in zip(scaled, size, strict=True))
