@@ -1,0 +1,221 @@
+"""MaskProp: instances of every frame, carried through the clip around it, linked where clips meet.
+
+Bertasius and Torresani, "Classifying, Segmenting, and Tracking Object Instances in Video with Mask
+Propagation", CVPR 2020, arXiv 1912.04573. No code was released; this follows the paper's equations,
+and below is what it leaves open or what is different here. The branch's own part of that is said in
+branch.py, that of clips in clips.py.
+
+    detector        Mask R-CNN on a feature pyramid, where the paper has a cascade of three stages
+                    (HTC) on features sampled from neighbouring frames (STSN), which are out of
+                    scope: its row with a plain ResNet-50 is 40.0 AP, that with all 46.6.
+    features        pyramid levels 2, 3 and 4 at one stride (`stride`, 8 or 4), see branch.py.
+    masks           of an instance on that grid: each cell's share of it. In training that of the
+                    truth or, `predicted_masks` of the time, of the mask head in the true box, which
+                    has no gradient from there; the true masks of other frames are cut at 1/2.
+    ids             those of a clip differ (`exclusive_ids`); the published rule lets several have
+                    one. It needs a score above `id_threshold`, which is not published.
+    masks of ids    the mask head's in the frame itself. filling.py has what the clips around it say
+                    of instances that were not detected there.
+    track head      the network has MaskTrack R-CNN's, too, so that one detector serves both.
+    class, score    of the mean of the detections' probabilities.
+    ends of videos  frames beyond them are not shared by clips.
+
+Glossary: B videos, K other frames, N true instances, D slots of detections, T reach, R = 2 T + 1
+frames of a clip, h w the grid, C channels.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from vos_jax.ops.boxes import ALIGNED
+from vos_jax.ops.paste import paste_masks
+from vos_jax.systems.mask_rcnn.model import MASK_BINS, Features
+from vos_jax.systems.maskprop.branch import PropagationBranch, propagation_losses
+from vos_jax.systems.maskprop.clips import ClipMemory, Frame, carried_features, push, start_clips
+from vos_jax.systems.masktrack_rcnn import association
+from vos_jax.systems.masktrack_rcnn.model import MaskTrackRCNN
+from vos_jax.systems.vis_base import Detections, Linked
+
+LINKERS = ("clips", "track_head")
+STRIDES = (4, 8)
+LEVELS = 3  # of the pyramid, the finest
+_SAMPLES = 2  # along each side of a cell
+
+
+@struct.dataclass
+class LinkedClip(Linked):
+    """Detections of a frame with their identities, and their masks in the clip around it."""
+
+    masks: jax.Array  # float32 [B, D, R, h, w] in 0..1
+    real: jax.Array  # bool [B, R], frames of the clip that are of the video
+
+
+class MaskProp(MaskTrackRCNN):
+    """Mask R-CNN with a mask propagation branch, and MaskTrack R-CNN's head.
+
+    stride: of the grid that masks are carried on. Further fields of the branch as there, with
+    `branch_channels` for its channels. predicted_masks: see above.
+
+    How it is run: linker "clips", or "track_head" for MaskTrack R-CNN's linking of the same
+    detections; reach T; id_threshold and exclusive_ids of the linking of clips.
+    """
+
+    geometry: str = "modern"
+    norm_epsilon: float = 0.0
+    pre_nms: int = 1000
+    post_nms: int = 1000
+    max_detections: int = 20
+    score_threshold: float = 0.1
+    stride: int = 8
+    branch_channels: int = 128
+    attention_kernel: int = 3
+    predictor: str = "linear"
+    softmax_over: str = "background"
+    dilations: tuple[int, ...] = (1,)
+    offset_channels: int = 128
+    offset_stride: int = 1
+    offset_gain: float = 1.0
+    predicted_masks: float = 0.5
+    reach: int = 6
+    id_threshold: float = 0.3
+    exclusive_ids: bool = True
+    instance_chunk: int = 16
+    linker: str = "clips"
+
+    def setup(self):
+        super().setup()
+        known = {"model.stride": STRIDES, "inference.linker": LINKERS}
+        for field, choices in known.items():
+            if (found := getattr(self, field.split(".")[1])) not in choices:
+                raise ValueError(f"config.{field}: expected one of {choices}, found {found!r}")
+        self.branch = PropagationBranch(
+            channels=self.branch_channels,
+            attention_kernel=self.attention_kernel,
+            predictor=self.predictor,
+            softmax_over=self.softmax_over,
+            dilations=self.dilations,
+            offset_channels=self.offset_channels,
+            offset_stride=self.offset_stride,
+            offset_gain=self.offset_gain,
+            instance_chunk=self.instance_chunk,
+            dtype=self.dtype,
+        )
+
+    @property
+    def delay(self) -> int:
+        """A frame is linked once the last frame of its clip was seen."""
+        return self.reach if self.linker == "clips" else super().delay
+
+    def start(
+        self, videos: int, canvas: tuple[int, int] | None = None
+    ) -> ClipMemory | association.Memory:
+        """The memory before the first frame; canvas: (height, width), where no field says it."""
+        if self.linker == "track_head":
+            return super().start(videos)
+        canvas = self.canvas if any(self.canvas) else canvas
+        if canvas is None:
+            raise ValueError(
+                "config.inference.canvas: expected the (height, width) that all frames are placed"
+                " on, for MaskProp remembers features of that size; found (0, 0)"
+            )
+        grid = tuple(side // self.stride for side in canvas)
+        slots = self.max_detections
+        frame = Frame(
+            features=jnp.zeros((videos, *grid, self.branch_channels)),
+            masks=jnp.zeros((videos, slots, *grid)),
+            valid=jnp.zeros((videos, slots), bool),
+            real=jnp.zeros(videos, bool),
+            detections=Detections(
+                boxes=jnp.zeros((videos, slots, 4)),
+                scores=jnp.zeros((videos, slots)),
+                classes=jnp.zeros((videos, slots), jnp.int32),
+                probabilities=jnp.zeros((videos, slots, self.classes + 1)),
+                masks=jnp.zeros((videos, slots, 2 * MASK_BINS, 2 * MASK_BINS)),
+                embeddings=jnp.zeros((videos, slots, self.hidden)),
+                valid=jnp.zeros((videos, slots), bool),
+            ),
+        )
+        return start_clips(frame, self.reach)
+
+    def link(
+        self,
+        memory: ClipMemory | association.Memory,
+        features: Features,
+        detections: Detections,
+        real: jax.Array,
+    ) -> tuple[ClipMemory | association.Memory, Linked]:
+        """The memory after a frame, and the frame T before it with identities: a `LinkedClip`."""
+        if self.linker == "track_head":
+            return super().link(memory, features, detections, real)
+        reduced = self.reduce(features)
+        boxes = detections.boxes * jnp.tile(features.scale[:, None, ::-1], 2)
+        masks = self.on_grid(detections.masks, boxes, reduced.shape[1:3])
+        frame = Frame(reduced, masks, detections.valid, real, detections)
+        settings = (self.reach, self.id_threshold, self.exclusive_ids)
+        memory, clip = push(self.branch, memory, frame, *settings)
+        return memory, LinkedClip(clip.ids, clip.detections, clip.masks, clip.real)
+
+    def reduce(self, features: Features) -> jax.Array:
+        """What is kept of frames, float32 [B, h, w, C]."""
+        grid = features.maps[STRIDES.index(self.stride)].shape[1:3]
+        return self.branch.reduce(features.maps[:LEVELS], grid)
+
+    def on_grid(self, logits: jax.Array, boxes: jax.Array, grid: tuple[int, int]) -> jax.Array:
+        """Each cell's share of masks: logits [B, D, m, m] in boxes on the canvas -> [B, D, h, w].
+
+        A cell is the mean of four samples.
+        """
+        geometry, s = self.convention, _SAMPLES
+        size = tuple(s * side for side in grid)
+        ends = jnp.array([0, 0, geometry.extent, geometry.extent])
+
+        def of_image(logits, boxes):
+            boxes = (boxes + ends) * (s / self.stride)
+            return paste_masks(jax.nn.sigmoid(logits), boxes, size, ALIGNED)
+
+        return shares(jax.vmap(of_image)(logits, boxes), s)
+
+    def clip_features(self, memory: ClipMemory, instances: int = 2) -> jax.Array:
+        """The paper's figure 5: features of the centre's first instances in all frames of the clip.
+
+        float32 [B, instances, R, h, w, C], after a `link`.
+        """
+        frames = memory.frames.replace(masks=memory.frames.masks[:, :, :instances])
+        return carried_features(self.branch.propagated, frames, self.reach)
+
+    def propagation_losses(
+        self, features: Features, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> jax.Array:
+        """1 - sIoU of each example [B], see branch.py.
+
+        features: of all frames of the examples, B * frames of them; the middle ones' instances are
+        carried to the others. batch: boxes [B, frames, N, 4], masks bool [B, frames, N, H, W],
+        classes [B, N] from 1 and valid [B, frames, N].
+        """
+        videos, count = batch["valid"].shape[:2]
+        centre = count // 2
+        others = [t for t in range(count) if t != centre]
+        reduced = self.reduce(features)
+        reduced = reduced.reshape(videos, count, *reduced.shape[1:])
+        truth = shares(batch["masks"], self.stride)
+        middle = jax.tree.map(lambda x: x.reshape(videos, count, *x.shape[1:])[:, centre], features)
+        classes = jnp.maximum(batch["classes"] - 1, 0)
+        boxes = batch["boxes"][:, centre]
+        predicted = self.mask_logits(middle, boxes, classes)
+        predicted = self.on_grid(predicted, boxes, truth.shape[3:])
+        valid = batch["valid"][:, centre]
+        drawn = jax.random.bernoulli(key, self.predicted_masks, valid.shape)[..., None, None]
+        masks = jnp.where(drawn, jax.lax.stop_gradient(predicted), truth[:, centre])
+        found = self.branch(reduced[:, centre], masks, valid, reduced[:, others])
+        shown = (truth[:, others] >= 0.5) & batch["valid"][:, others, :, None, None]
+        return propagation_losses(found, shown, valid)
+
+
+def shares(masks: jax.Array, stride: int) -> jax.Array:
+    """Mean of each cell of masks [..., H, W], float32 [..., H / stride, W / stride]."""
+    *leading, height, width = masks.shape
+    grid = (height // stride, stride, width // stride, stride)
+    return masks.reshape(*leading, *grid).astype(jnp.float32).mean(axis=(-3, -1))
