@@ -1,7 +1,7 @@
 """A MaskProp that compiles in seconds, and its losses on 1 and on 8 devices.
 
-Run as a program (by test_maskprop) it prints one JSON object: devices -> losses, and the largest
-gradient and difference of gradients.
+Run as a program (by test_maskprop) it prints one JSON object: devices -> parts of the losses, and
+the largest gradient and difference of gradients.
 """
 
 import functools
@@ -31,6 +31,9 @@ def tiny_maskprop(**fields):
         pre_nms=8,
         post_nms=8,
         max_detections=SLOTS,
+        train_proposals=8,
+        anchor_samples=16,
+        box_samples=8,
         canvas=CANVAS,
         image_scale=(0, 0),
         branch_channels=8,
@@ -63,26 +66,25 @@ def batch(videos, seed=0):
     valid = np.ones(shape, bool)
     valid[0, 2, 1] = valid[:, 0, 2] = False
     masks = (x > left) & (x < right) & (y > top) & (y < bottom) & valid[..., None, None]
-    frames = np.float32(rng.normal(size=(videos, 3, *CANVAS, 3)))
+    frames = np.float32(rng.uniform(0, 255, (videos, 3, *CANVAS, 3)))
     classes = rng.integers(1, 3, (videos, OBJECTS)).astype(np.int32)
-    return {"frames": frames, "boxes": boxes, "masks": masks, "valid": valid, "classes": classes}
+    size = np.tile(np.int32(CANVAS), (videos, 1))
+    arrays = {"frames": frames, "size": size, "boxes": boxes, "masks": masks}
+    return {**arrays, "valid": valid, "classes": classes}
 
 
-def losses(model, rows, key):
-    """Of each example."""
-    count = rows["valid"].shape[0] * 3
-    size = jnp.tile(jnp.array(CANVAS), (count, 1))
-    images = rows["frames"].reshape(count, *CANVAS, 3)
-    features = model.encode(Inputs(images, size, jnp.ones((count, 2))))
-    return model.propagation_losses(features, rows, key)
+def losses(model, rows, key, **settings):
+    """The losses of each example, and their parts."""
+    return model.losses(rows, key, jnp.int32(0), **settings)
 
 
 def main() -> None:
     model, variables = tiny_maskprop()
 
     def loss(params, rows):
-        found = model.apply({**variables, "params": params}, rows, jax.random.key(0), method=losses)
-        return found.mean(), found
+        arguments = {**variables, "params": params}, rows, jax.random.key(0)
+        found, parts = model.apply(*arguments, method=losses, track_weight=1.0)
+        return found.mean(), parts
 
     results, gradients = {}, []
     for devices in (1, 8):
@@ -90,7 +92,7 @@ def main() -> None:
         copied, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
         step = jax.jit(jax.grad(loss, has_aux=True), in_shardings=(copied, split))
         gradient, found = step(variables["params"], batch(8))
-        results[str(devices)] = {"losses": np.asarray(found).tolist()}
+        results[str(devices)] = {name: np.asarray(part).tolist() for name, part in found.items()}
         gradients.append(jax.device_get(gradient))
     pairs = list(zip(*map(jax.tree.leaves, gradients), strict=True))
     results["difference"] = max(float(np.abs(a - b).max()) for a, b in pairs)

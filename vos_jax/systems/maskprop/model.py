@@ -28,10 +28,12 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from vos_jax.ops.boxes import ALIGNED
 from vos_jax.ops.paste import paste_masks
+from vos_jax.systems.mask_rcnn.frames import batch_inputs
 from vos_jax.systems.mask_rcnn.model import MASK_BINS, Features
 from vos_jax.systems.maskprop.branch import PropagationBranch, propagation_losses
 from vos_jax.systems.maskprop.clips import ClipMemory, Frame, carried_features, push, start_clips
@@ -186,32 +188,64 @@ class MaskProp(MaskTrackRCNN):
         frames = memory.frames.replace(masks=memory.frames.masks[:, :, :instances])
         return carried_features(self.branch.propagated, frames, self.reach)
 
+    def losses(
+        self,
+        batch: Mapping[str, jax.Array],
+        key: jax.Array,
+        step: jax.Array,
+        propagation_weight: float = 1.0,
+        track_weight: float = 0.0,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """As `VISModel.losses`: those of the detector, the branch and the track head.
+
+        batch: as in `MaskRCNN.losses`. The middle frame of each example is detected in, and its
+        instances are carried to the others; the first is the track head's reference.
+        """
+        batch = _middle_first(batch)
+        videos, count = batch["valid"].shape[:2]
+        inputs = [batch_inputs(batch, t) for t in range(count)]
+        features = self.encode(jax.tree.map(lambda *x: jnp.concatenate(x), *inputs), train=True)
+        features = jax.tree.map(lambda x: x.reshape(count, videos, *x.shape[1:]), features)
+        middle, first = (jax.tree.map(lambda x: x[t], features) for t in (0, 1))  # noqa: B023
+        parts, sampled, rois = self.detector_losses(middle, batch, key)
+        if track_weight:
+            loss = self.track_losses(middle, first, batch, sampled, rois)
+            parts["track"] = track_weight * loss
+        loss = self.propagation_losses(features, batch, jax.random.fold_in(key, 1))
+        parts["propagation"] = propagation_weight * loss
+        return sum(parts.values()), parts
+
     def propagation_losses(
         self, features: Features, batch: Mapping[str, jax.Array], key: jax.Array
     ) -> jax.Array:
-        """1 - sIoU of each example [B], see branch.py.
+        """1 - sIoU of each example [B], see branch.py: the first frame's instances in the others.
 
-        features: of all frames of the examples, B * frames of them; the middle ones' instances are
-        carried to the others. batch: boxes [B, frames, N, 4], masks bool [B, frames, N, H, W],
-        classes [B, N] from 1 and valid [B, frames, N].
+        features: of all frames, arrays [frames, B, ...]; batch: as in `losses`, of frames in the
+        same order; key: of whose masks are carried.
         """
-        videos, count = batch["valid"].shape[:2]
-        centre = count // 2
-        others = [t for t in range(count) if t != centre]
-        reduced = self.reduce(features)
-        reduced = reduced.reshape(videos, count, *reduced.shape[1:])
         truth = shares(batch["masks"], self.stride)
-        middle = jax.tree.map(lambda x: x.reshape(videos, count, *x.shape[1:])[:, centre], features)
-        classes = jnp.maximum(batch["classes"] - 1, 0)
-        boxes = batch["boxes"][:, centre]
-        predicted = self.mask_logits(middle, boxes, classes)
-        predicted = self.on_grid(predicted, boxes, truth.shape[3:])
-        valid = batch["valid"][:, centre]
+        grid = truth.shape[3:]
+        middle = jax.tree.map(lambda x: x[0], features)
+        boxes, classes = batch["boxes"][:, 0], jnp.maximum(batch["classes"] - 1, 0)
+        predicted = self.on_grid(self.mask_logits(middle, boxes, classes), boxes, grid)
+        valid = batch["valid"][:, 0]
         drawn = jax.random.bernoulli(key, self.predicted_masks, valid.shape)[..., None, None]
-        masks = jnp.where(drawn, jax.lax.stop_gradient(predicted), truth[:, centre])
-        found = self.branch(reduced[:, centre], masks, valid, reduced[:, others])
-        shown = (truth[:, others] >= 0.5) & batch["valid"][:, others, :, None, None]
+        masks = jnp.where(drawn, jax.lax.stop_gradient(predicted), truth[:, 0])
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), features)
+        reduced = self.reduce(flat)
+        reduced = jnp.moveaxis(reduced.reshape(-1, len(valid), *reduced.shape[1:]), 0, 1)
+        found = self.branch(reduced[:, 0], masks, valid, reduced[:, 1:])
+        shown = (truth[:, 1:] >= 0.5) & batch["valid"][:, 1:, :, None, None]
         return propagation_losses(found, shown, valid)
+
+
+def _middle_first(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The examples with their middle frame before the others."""
+    count = batch["valid"].shape[1]
+    middle = count // 2
+    order = np.array([middle, *(t for t in range(count) if t != middle)])
+    of_frames = ("frames", "boxes", "masks", "valid")
+    return {**batch, **{name: batch[name][:, order] for name in of_frames}}
 
 
 def shares(masks: jax.Array, stride: int) -> jax.Array:
