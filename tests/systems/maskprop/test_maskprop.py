@@ -47,7 +47,7 @@ def found_in(frames=5, seed=0):
         scores=np.float32(valid * 0.9),
         classes=np.zeros((frames, SLOTS), np.int32),
         probabilities=np.zeros((frames, SLOTS, model.classes + 1), np.float32),
-        masks=rng.normal(3, 1, (frames, SLOTS, 28, 28)).astype(np.float32),
+        masks=rng.normal(3, 1, (frames, SLOTS, 16, 16)).astype(np.float32),
         embeddings=np.zeros((frames, SLOTS, model.hidden), np.float32),
         valid=valid,
     )
@@ -113,7 +113,7 @@ def test_propagated_features_of_a_clip_are_those_that_its_masks_come_from():
 
 def test_the_track_head_links_the_same_detections_without_delay():
     model, variables = system()
-    model = model.clone(linker="track_head")
+    model = model.clone(linked_by="track_head")
     assert model.delay == 0
     results = streamed(model, variables, *found_in())
     assert results[0][0].ids[0].max() == found_in()[1].valid[0].sum() - 1
@@ -183,6 +183,6 @@ def test_a_memory_without_a_canvas_and_other_choices_are_refused_by_name():
         model.clone(canvas=(0, 0)).apply(variables, 1, method="start")
     memory = model.clone(canvas=(0, 0)).apply(variables, 1, CANVAS, method="start")
     assert memory.frames.features.shape[2:4] == tuple(s // model.stride for s in CANVAS)
-    for field, name in (("stride", "model.stride"), ("linker", "inference.linker")):
+    for field, name in (("stride", "model.stride"), ("linked_by", "inference.linked_by")):
         with pytest.raises(ValueError, match=f"config.{name}: expected one of .*found 5"):
             MaskProp(**{field: 5}).init(jax.random.key(0), None)

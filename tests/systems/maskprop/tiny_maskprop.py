@@ -4,7 +4,6 @@ Run as a program (by test_maskprop) it prints one JSON object: devices -> parts 
 the largest gradient and difference of gradients.
 """
 
-import functools
 import json
 
 import jax
@@ -38,21 +37,14 @@ def tiny_maskprop(**fields):
         image_scale=(0, 0),
         branch_channels=8,
         offset_channels=8,
+        refined_side=16,
+        refinement_channels=2,
     )
     model = MaskProp(**{**small, **fields})
     size = jnp.array([CANVAS])
     inputs = Inputs(jnp.zeros((1, *CANVAS, 3)), size, jnp.ones((1, 2)))
-    shapes = jax.eval_shape(
-        functools.partial(model.init, method=everything), jax.random.key(0), inputs
-    )
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)
     return model, lively(shapes)
-
-
-def everything(model, inputs):
-    """Meets every parameter."""
-    features = model.encode(inputs)
-    detections = model.detect(features)
-    return model.link(model.start(1), features, detections, jnp.ones(1, bool))
 
 
 def batch(videos, seed=0):

@@ -8,6 +8,7 @@ branch.py, that of clips in clips.py.
     detector        Mask R-CNN on a feature pyramid, where the paper has a cascade of three stages
                     (HTC) on features sampled from neighbouring frames (STSN), which are out of
                     scope: its row with a plain ResNet-50 is 40.0 AP, that with all 46.6.
+    refinement      of the box itself, of a side that can be paid for, see refinement.py.
     features        pyramid levels 2, 3 and 4 at one stride (`stride`, 8 or 4), see branch.py.
     masks           of an instance on that grid: each cell's share of it. In training that of the
                     truth or, `predicted_masks` of the time, of the mask head in the true box, which
@@ -33,18 +34,27 @@ from flax import struct
 
 from vos_jax.ops.boxes import ALIGNED
 from vos_jax.ops.paste import paste_masks
+from vos_jax.ops.roi_align import roi_align
 from vos_jax.systems.mask_rcnn.frames import batch_inputs
 from vos_jax.systems.mask_rcnn.model import MASK_BINS, Features
 from vos_jax.systems.maskprop.branch import PropagationBranch, propagation_losses
 from vos_jax.systems.maskprop.clips import ClipMemory, Frame, carried_features, push, start_clips
+from vos_jax.systems.maskprop.refinement import Refinement
 from vos_jax.systems.masktrack_rcnn import association
 from vos_jax.systems.masktrack_rcnn.model import MaskTrackRCNN
-from vos_jax.systems.vis_base import Detections, Linked
+from vos_jax.systems.vis_base import Detections, Inputs, Linked
 
-LINKERS = ("clips", "track_head")
+LINKED_BY = ("clips", "track_head")
 STRIDES = (4, 8)
 LEVELS = 3  # of the pyramid, the finest
 _SAMPLES = 2  # along each side of a cell
+
+
+@struct.dataclass
+class FramedFeatures(Features):
+    """What is known of frames, and the frames themselves."""
+
+    frame: jax.Array  # float32 [B, H, W, 3], normalised
 
 
 @struct.dataclass
@@ -61,7 +71,9 @@ class MaskProp(MaskTrackRCNN):
     stride: of the grid that masks are carried on. Further fields of the branch as there, with
     `branch_channels` for its channels. predicted_masks: see above.
 
-    How it is run: linker "clips", or "track_head" for MaskTrack R-CNN's linking of the same
+    refined_side: of refined masks, 0 for those of the mask head as they are; refinement_channels.
+
+    How it is run: linked_by "clips", or "track_head" for MaskTrack R-CNN's linking of the same
     detections; reach T; id_threshold and exclusive_ids of the linking of clips.
     """
 
@@ -80,16 +92,18 @@ class MaskProp(MaskTrackRCNN):
     offset_channels: int = 128
     offset_stride: int = 1
     offset_gain: float = 1.0
+    refined_side: int = 112
+    refinement_channels: int = 128
     predicted_masks: float = 0.5
     reach: int = 6
     id_threshold: float = 0.3
     exclusive_ids: bool = True
     instance_chunk: int = 16
-    linker: str = "clips"
+    linked_by: str = "clips"
 
     def setup(self):
         super().setup()
-        known = {"model.stride": STRIDES, "inference.linker": LINKERS}
+        known = {"model.stride": STRIDES, "inference.linked_by": LINKED_BY}
         for field, choices in known.items():
             if (found := getattr(self, field.split(".")[1])) not in choices:
                 raise ValueError(f"config.{field}: expected one of {choices}, found {found!r}")
@@ -105,17 +119,38 @@ class MaskProp(MaskTrackRCNN):
             instance_chunk=self.instance_chunk,
             dtype=self.dtype,
         )
+        if self.refined_side:
+            self.refinement = Refinement(self.refinement_channels, self.dtype)
 
     @property
     def delay(self) -> int:
         """A frame is linked once the last frame of its clip was seen."""
-        return self.reach if self.linker == "clips" else super().delay
+        return self.reach if self.linked_by == "clips" else super().delay
+
+    def encode(self, inputs: Inputs, train: bool = False) -> FramedFeatures:
+        """As `MaskRCNN.encode`."""
+        features = super().encode(inputs, train)
+        return FramedFeatures(**vars(features), frame=inputs.frame)
+
+    def mask_logits(
+        self, features: FramedFeatures, boxes: jax.Array, classes: jax.Array
+    ) -> jax.Array:
+        """As `MaskRCNN.mask_logits`, refined: float32 [B, R, s, s]."""
+        logits, side = super().mask_logits(features, boxes, classes), self.refined_side
+        if not side:
+            return logits
+        boxes = self._continuous(boxes)
+        patches = jax.vmap(lambda x, b: roi_align(x, b, side, 1.0, 1, ALIGNED))(
+            features.frame, boxes
+        )
+        patches, flat = (x.reshape(-1, *x.shape[2:]) for x in (patches, logits))
+        return self.refinement(patches, flat).reshape(*logits.shape[:2], side, side)
 
     def start(
         self, videos: int, canvas: tuple[int, int] | None = None
     ) -> ClipMemory | association.Memory:
         """The memory before the first frame; canvas: (height, width), where no field says it."""
-        if self.linker == "track_head":
+        if self.linked_by == "track_head":
             return super().start(videos)
         canvas = self.canvas if any(self.canvas) else canvas
         if canvas is None:
@@ -124,7 +159,7 @@ class MaskProp(MaskTrackRCNN):
                 " on, for MaskProp remembers features of that size; found (0, 0)"
             )
         grid = tuple(side // self.stride for side in canvas)
-        slots = self.max_detections
+        slots, side = self.max_detections, self.refined_side or 2 * MASK_BINS
         frame = Frame(
             features=jnp.zeros((videos, *grid, self.branch_channels)),
             masks=jnp.zeros((videos, slots, *grid)),
@@ -135,7 +170,7 @@ class MaskProp(MaskTrackRCNN):
                 scores=jnp.zeros((videos, slots)),
                 classes=jnp.zeros((videos, slots), jnp.int32),
                 probabilities=jnp.zeros((videos, slots, self.classes + 1)),
-                masks=jnp.zeros((videos, slots, 2 * MASK_BINS, 2 * MASK_BINS)),
+                masks=jnp.zeros((videos, slots, side, side)),
                 embeddings=jnp.zeros((videos, slots, self.hidden)),
                 valid=jnp.zeros((videos, slots), bool),
             ),
@@ -150,7 +185,7 @@ class MaskProp(MaskTrackRCNN):
         real: jax.Array,
     ) -> tuple[ClipMemory | association.Memory, Linked]:
         """The memory after a frame, and the frame T before it with identities: a `LinkedClip`."""
-        if self.linker == "track_head":
+        if self.linked_by == "track_head":
             return super().link(memory, features, detections, real)
         reduced = self.reduce(features)
         boxes = detections.boxes * jnp.tile(features.scale[:, None, ::-1], 2)
@@ -170,15 +205,14 @@ class MaskProp(MaskTrackRCNN):
 
         A cell is the mean of four samples.
         """
-        geometry, s = self.convention, _SAMPLES
-        size = tuple(s * side for side in grid)
-        ends = jnp.array([0, 0, geometry.extent, geometry.extent])
+        size = tuple(_SAMPLES * side for side in grid)
+        boxes = self._continuous(boxes) * (_SAMPLES / self.stride)
+        paste = jax.vmap(lambda x, b: paste_masks(jax.nn.sigmoid(x), b, size, ALIGNED))
+        return shares(paste(logits, boxes), _SAMPLES)
 
-        def of_image(logits, boxes):
-            boxes = (boxes + ends) * (s / self.stride)
-            return paste_masks(jax.nn.sigmoid(logits), boxes, size, ALIGNED)
-
-        return shares(jax.vmap(of_image)(logits, boxes), s)
+    def _continuous(self, boxes: jax.Array) -> jax.Array:
+        """Boxes by their borders, whatever the geometry's corners are."""
+        return boxes + jnp.array([0, 0, self.convention.extent, self.convention.extent])
 
     def clip_features(self, memory: ClipMemory, instances: int = 2) -> jax.Array:
         """The paper's figure 5: features of the centre's first instances in all frames of the clip.
@@ -237,6 +271,14 @@ class MaskProp(MaskTrackRCNN):
         found = self.branch(reduced[:, 0], masks, valid, reduced[:, 1:])
         shown = (truth[:, 1:] >= 0.5) & batch["valid"][:, 1:, :, None, None]
         return propagation_losses(found, shown, valid)
+
+    def __call__(self, inputs: Inputs) -> Detections:
+        """The detections of frames; meets every parameter, for `init`."""
+        features = self.encode(inputs)
+        detections, reduced = self.detect(features), self.reduce(features)
+        masks = jnp.zeros((*detections.valid.shape, *reduced.shape[1:3]))
+        self.branch(reduced, masks, detections.valid, reduced[:, None])
+        return detections
 
 
 def _middle_first(batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
