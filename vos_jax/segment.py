@@ -26,6 +26,7 @@ from vos_jax.data.clip import VOID, object_ids
 from vos_jax.data.frames import FrameSource, open_frames
 from vos_jax.data.given_masks import GivenMasks
 from vos_jax.files import keep_apart
+from vos_jax.inference.evidence import EvidenceWriter, check_evidence
 from vos_jax.inference.overlay import OverlayWriter
 from vos_jax.inference.setup import Inference, build_inference
 from vos_jax.inference.streaming import VideoSegmenter
@@ -40,7 +41,7 @@ from vos_jax.loading import load_variables
 from vos_jax.notes import note
 
 INPUTS = ("checkpoint", "frames", "mask")
-OUTPUTS = ("out", "overlay", "probabilities", "maps")
+OUTPUTS = ("out", "overlay", "probabilities", "maps", "evidence")
 
 
 def segment(
@@ -48,6 +49,7 @@ def segment(
     frames: Iterable[tuple[str, np.ndarray]],
     masks: GivenMasks | None,
     writers: Sequence[Writer],
+    evidence: bool = False,
 ) -> list[int]:
     """Segment frames as they come and hand each result to every writer.
 
@@ -56,6 +58,7 @@ def segment(
         frames: (stem, uint8 [H, W, 3] RGB) in time order.
         masks: the given masks; the first frame needs one. None: the system finds its objects.
         writers: get a `FrameResult` per frame. The first frame's labels are its mask as given.
+        evidence: the results hold what the system goes by; each frame is encoded once more.
 
     Returns:
         The ids of all objects met.
@@ -71,8 +74,11 @@ def segment(
             _check_first(stem, given, masks)
         if given is not None:
             _tell(masks.name(stem), given)
+        seen = segmenter.evidence(frame) if evidence else {}
         labels = segmenter.step(frame, given)
-        result = FrameResult(stem, frame, labels, tuple(segmenter.ids), segmenter.probabilities)
+        result = FrameResult(
+            stem, frame, labels, tuple(segmenter.ids), segmenter.probabilities, seen
+        )
         for writer in writers:
             writer.write(result)
         stems.append(stem)
@@ -123,6 +129,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     path_flag(values, "overlay", "video of the result: .mp4, .gif or a folder")
     path_flag(values, "probabilities", "one .npz with all probabilities, at most 2 GB")
     path_flag(values, "maps", "folder for one .npz of probabilities per frame")
+    path_flag(values, "evidence", "folder for one picture per frame of what the system goes by")
     flag(values, "overwrite", False, "replace files of the names that are written")
     parse_flags(values, argv, required=("checkpoint", "frames", "out"))
     return values
@@ -137,6 +144,8 @@ def run(args: flags.FlagValues) -> str:
     variables, config = load_variables(args.checkpoint, args.config)
     inference = build_inference(config)
     _check_guidance(config.model.name, inference.model.traits.guidance, masks is not None)
+    if args.evidence:
+        check_evidence(inference.model)
     if masks is None:
         ids = list(range(1, inference.model.traits.proposals + 1))
         segmenter = inference.segmenter(variables)
@@ -147,7 +156,7 @@ def run(args: flags.FlagValues) -> str:
     with ExitStack() as stack:
         writers = [stack.enter_context(w) for w in _writers(args, frames, ids)]
         progress = tqdm(frames, total=frames.length, desc="segment", unit="frame", disable=None)
-        found = segment(segmenter, progress, masks, writers)
+        found = segment(segmenter, progress, masks, writers, evidence=bool(args.evidence))
     return f"wrote {args.out}: objects {found}"
 
 
@@ -173,6 +182,8 @@ def _writers(args: flags.FlagValues, frames: FrameSource, ids: Sequence[int]) ->
     yield MaskWriter(args.out, args.overwrite)
     if args.maps:
         yield MapWriter(args.maps, ids, args.overwrite)
+    if args.evidence:
+        yield EvidenceWriter(args.evidence, args.overwrite)
     if args.overlay:
         yield OverlayWriter(args.overlay, overwrite=args.overwrite, fps=frames.fps)
 

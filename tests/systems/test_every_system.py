@@ -26,6 +26,7 @@ from tests.systems.promises import (
 )
 from tests.tiny import lively, quick_compilation, tiny_section, unload_programs
 from vos_jax.inference.streaming import VideoSegmenter, compiled
+from vos_jax.systems.base import VOSModel
 from vos_jax.systems.build import build_model, model_fields, variable_shapes
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.systems.views import Views
@@ -204,6 +205,24 @@ def test_bfloat16_answers_almost_as_float32(system, built, clip, streamed):
     assert found.dtype == np.float32
     difference = np.abs(found - streamed[1][1:2])
     assert 0.01 * HALF < difference.mean() < HALF * streamed[1][1].max()
+
+
+@promise
+def test_evidence_is_a_map_for_every_object_and_leaves_no_trace(system, built, clip, streamed):
+    """From 0 to 1, not flat, finite; and the answers are those without it."""
+    frames, masks = clip
+    segmenter, labels = VideoSegmenter(*built), []
+    assert segmenter.evidence(frames[0]) == {}
+    for t, frame in enumerate(frames[:3]):
+        seen = segmenter.evidence(frame)
+        labels.append(segmenter.step(frame, masks[0] if t == 0 else None))
+    for name, maps in seen.items():
+        assert maps.shape[0] == 2 and maps.dtype == np.float32 and maps.ndim == 3, name
+        assert np.isfinite(maps).all() and maps.min() >= -1 and maps.max() <= 1 + CLOSE, name
+        assert maps.std() > 0, name
+    declares = type(built[0]).evidence is not VOSModel.evidence
+    assert bool(seen) == declares
+    np.testing.assert_array_equal(labels, streamed[0][:3])
 
 
 def test_every_system_has_a_scale_for_views():

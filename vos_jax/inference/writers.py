@@ -12,8 +12,8 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -34,7 +34,8 @@ class FrameResult:
 
     stem: file name without ending. frame: uint8 [H, W, 3] RGB. labels: uint8 [H, W] object ids.
     ids: [k] the objects known so far, in the channel order of `probabilities`, which computes
-    float32 [k + 1, H, W] when called.
+    float32 [k + 1, H, W] when called. evidence: named maps float32 [k, h, w] of what the system
+    went by, of objects that were known before the frame, where they are asked for.
     """
 
     stem: str
@@ -42,6 +43,7 @@ class FrameResult:
     labels: np.ndarray
     ids: Sequence[int] = ()
     probabilities: Callable[[], np.ndarray] | None = None
+    evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 class Writer(abc.ABC):

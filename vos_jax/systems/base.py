@@ -147,6 +147,13 @@ class VOSModel(nn.Module):
         """Given or true masks [B, N+1, H, W] of a frame in the form of `feedback`."""
         return masks
 
+    def evidence(self, memory: Any, features: Any) -> dict[str, jax.Array]:
+        """What the system goes by in a frame that comes next, for pictures of it; nothing.
+
+        Named maps float32 [B, N, h, w] in about 0..1, at whatever size the system has them.
+        """
+        return {}
+
     def losses(
         self, predictions: Any, batch: Mapping[str, jax.Array], step: jax.Array, **settings: Any
     ) -> jax.Array:

@@ -241,6 +241,14 @@ class CFBI(LabelLogitsModel):
             within = flat.reshape(*flat.shape[:3], *within.shape[3:])
         return jnp.moveaxis(jnp.concatenate([anywhere, within], axis=-1), 3, 1)
 
+    def evidence(self, memory: Memory, features: Features) -> dict[str, jax.Array]:
+        """Normalised distances at the finest scale, the previous frame's in its largest window."""
+        distances = self._distances(memory, features.embeddings[0], 0)[:, 1:]
+        return {
+            "reference_distance": distances[..., 0],
+            "previous_frame_distance": distances[..., 1],
+        }
+
     def match_anywhere(self, memory: Memory, current: jax.Array, scale: int) -> jax.Array:
         """Squared distances [B, hs, ws, L] to each label's nearest reference pixel."""
         pixels, labels = memory.reference[scale], memory.reference_labels[scale]

@@ -213,6 +213,19 @@ class FEELVOS(LabelLogitsModel):
             distances.append(anywhere(query, *pixels, num_labels))
         return distances
 
+    def evidence(self, memory: Memory, features: Features) -> dict[str, jax.Array]:
+        """Normalised distances of the enabled cues: 0 near, 1 far."""
+        enabled = {
+            "first_frame_distance": self.first_frame_global,
+            "previous_frame_distance": self.previous_frame_local,
+            "previous_frame_distance_anywhere": self.previous_frame_global,
+        }
+        names = [name for name, on in enabled.items() if on]
+        maps = [
+            jnp.moveaxis(normalise_distance(d), -1, 1) for d in self.distances(memory, features)
+        ]
+        return {name: found[:, 1:] for name, found in zip(names, maps, strict=True)}
+
     def memorize(
         self, memory: Memory, features: Features, prediction: Prediction | None, masks: jax.Array
     ) -> Memory:
