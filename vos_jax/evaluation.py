@@ -188,6 +188,12 @@ class Evaluation:
                 f" found {metric!r}"
             )
 
+    def scores(
+        self, variables: Mapping[str, Any], out_dir: epath.PathLike, **options: bool
+    ) -> dict[str, float]:
+        """The model's numbers of a `run` with these options."""
+        return self.run(variables, out_dir, **options).metrics[MODEL]
+
     def run(
         self,
         variables: Mapping[str, Any],

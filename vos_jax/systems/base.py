@@ -219,6 +219,7 @@ class System:
         warm_up: frames that are in its memory when `benchmark` measures a frame.
         exempt: name of a promise that every system keeps (see tests/systems/test_every_system.py)
             -> why this one does not.
+        task: the family it belongs to, a key of `tasks.TASKS`.
     """
 
     model: type[VOSModel]
@@ -229,3 +230,4 @@ class System:
     measured: Mapping[str, Any] = field(default_factory=dict)
     warm_up: int = 1
     exempt: Mapping[str, str] = field(default_factory=dict)
+    task: str = "vos"
