@@ -32,6 +32,7 @@ from vos_jax.compilation_cache import keep_compiled_programs
 from vos_jax.data.pipeline import batches
 from vos_jax.loading import load_variables
 from vos_jax.presets.checks import check_config
+from vos_jax.presets.common import new_config
 from vos_jax.tasks import task_of
 from vos_jax.train.batch_rule import fit_batch
 from vos_jax.train.checkpoint import Checkpoints
@@ -60,7 +61,8 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
         rule = f"config.optim.scale_rule={config.optim.scale_rule} (old -> new):"
         print(rule, *changes, sep="\n  ", flush=True)
     score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
-    prepare_workdir(workdir, config, build_manifest(config) | {"scaled": changes})
+    manifest = build_manifest(config) | {"scaled": changes}
+    prepare_workdir(workdir, config, manifest, defaults=new_config(config.model.name))
     checkpoints, logger = Checkpoints(workdir, config.train.keep_last), Logger(workdir)
     try:
         restored = checkpoints.latest_step() is not None
