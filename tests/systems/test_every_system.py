@@ -28,7 +28,7 @@ from tests.tiny import lively, quick_compilation, tiny_section, unload_programs
 from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.systems.base import VOSModel
 from vos_jax.systems.build import build_model, model_fields, variable_shapes
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import SYSTEMS, systems_of
 from vos_jax.systems.views import Views
 
 LATER = 3  # the frame in which the third object comes
@@ -226,7 +226,7 @@ def test_evidence_is_a_map_for_every_object_and_leaves_no_trace(system, built, c
 
 
 def test_every_system_has_a_scale_for_views():
-    for name, system in SYSTEMS.items():
+    for name, system in systems_of("vos").items():
         assert "scale" in model_fields(system.model), name
 
 

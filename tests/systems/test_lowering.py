@@ -17,7 +17,7 @@ from vos_jax.inference.setup import build_inference
 from vos_jax.inference.streaming import compiled
 from vos_jax.ops import platforms
 from vos_jax.systems.build import variable_shapes
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 from vos_jax.train.setup import build_training
 
 PAPER = os.environ.get("VOS_JAX_LOWERED") == "paper"
@@ -26,7 +26,7 @@ SIZE = (480, 854) if PAPER else (40, 56)
 FOREIGN = ("custom_call", "callback", "f64")
 
 
-@pytest.fixture(params=SYSTEMS)
+@pytest.fixture(params=systems_of("vos"))
 def config(request):
     if not PAPER:
         return tiny.get_config(request.param)

@@ -165,6 +165,12 @@ class VOSModel(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} lacks losses")
 
+    def example_inputs(self) -> tuple[Any, ...]:
+        """Arguments of `__call__` with which variables are made; none depends on the size."""
+        frame = self.preprocess(np.zeros((65, 65, 3), np.uint8))
+        masks = one_hot(jnp.zeros((1, 65, 65), jnp.int32), 1)
+        return jnp.stack([frame, frame])[:, None], masks, jnp.ones((1, 1), bool)
+
     def __call__(self, inputs: jax.Array, masks: jax.Array, valid: jax.Array) -> Any:
         """Segment the second of two frames [2, B, h, w, 3]; meets every parameter, for `init`."""
         shown = None if self.traits.guidance == "none" else masks

@@ -15,3 +15,8 @@ SYSTEMS: dict[str, System] = {
     "rvos": rvos.SYSTEM,
     "agame": agame.SYSTEM,
 }
+
+
+def systems_of(task: str) -> dict[str, System]:
+    """The entries of one family, such as "vos"."""
+    return {name: system for name, system in SYSTEMS.items() if system.task == task}
