@@ -121,6 +121,7 @@ DATA = {
     "short_side": whole(0, SIDE),
     "scale": ascending(number(0, 100, above=True)),
     "interpolation": one_of(*INTERPOLATIONS),
+    "contrast": SWITCH,
     "flip": SHARE,
     "max_objects": whole(1, 254),
     "objects.rule": one_of(*RULES_OF_OBJECTS),

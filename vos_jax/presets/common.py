@@ -83,6 +83,7 @@ def data_section() -> dict[str, Any]:
         "short_side": 0,  # frames are resized to it at scale 1; 0: they stay as they are
         "scale": (1.0, 1.0),  # lowest and highest
         "interpolation": "linear",  # or "cubic"
+        "contrast": False,  # the values of each frame are stretched to 0..255
         "flip": 0.5,  # probability
         "max_objects": 10,  # slots
         # of data/objects.py: "matched", "visible" or "largest"; of visible ones with more than so
