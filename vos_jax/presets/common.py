@@ -5,11 +5,13 @@ config.model, of config.inference and of config.loss that belong to one system c
 whose defaults are the released configuration.
 """
 
+import dataclasses
 import inspect
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from vos_jax.inference.crf import CRF
 from vos_jax.systems.build import model_fields
 from vos_jax.systems.table import SYSTEMS
 
@@ -64,6 +66,9 @@ def _inference(system: str) -> dict[str, Any]:
         # views whose probabilities are averaged: frames at these scales, also mirrored
         "scales": (1.0,),
         "flip": False,
+        # results go through a dense conditional random field (inference/crf.py), on the host
+        "crf": False,
+        "crf_settings": dataclasses.asdict(CRF()),
         **{name: fields[name] for name in entry.inference},
     }
 
