@@ -9,8 +9,8 @@ SYSTEM = System(
     model=COSNet,
     from_official=from_official,
     tiny={
-        "backbone": "mobilenet_v2",
-        "width": 0.1,
+        "backbone": "resnet18",
+        "width": 0.125,
         "features": 8,
         "pyramid": 8,
         "num_references": 2,
