@@ -27,7 +27,7 @@ from vos_jax.ops import platforms
 from vos_jax.ops.memory_read import memory_read
 
 HIGHEST = lax.Precision.HIGHEST
-CPU_PIXELS = 256  # of a reference that are looked at at a time
+CPU_PIXELS = 128  # of a reference that are looked at at a time
 
 
 def summaries(
