@@ -43,8 +43,9 @@ def test_every_preset_runs_as_a_model_with_clips_and_a_schedule(name, preset):
     rate = build_schedule(config.optim)(config.train.steps // 2)
     assert 0 < rate <= config.optim.learning_rate
     common.use_synthetic(config)
-    if config.data.pretrain.steps:
-        config.data.pretrain.train = config.data.train
+    for stage in ("pretrain", "alternate"):
+        if "train" in config.data[stage]:
+            config.data[stage].train = config.data.train
     examples = training_examples(config)
     assert examples.frames == config.data.clip.frames > config.train.num_given
     assert sorted(sum(config.data.groups, ())) == list(range(examples.frames))

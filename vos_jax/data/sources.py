@@ -26,6 +26,7 @@ from vos_jax.data.images import open_images
 from vos_jax.data.segtrack import open_segtrack
 from vos_jax.data.synth_vos import open_synth_vos
 from vos_jax.data.synthetic import NUM_FRAMES, synthetic_videos
+from vos_jax.data.synthetic_salient import salient_videos
 from vos_jax.data.tfds_davis import open_tfds_davis
 from vos_jax.data.youtube_objects import open_youtube_objects
 from vos_jax.data.youtube_vos import open_youtube_vos
@@ -41,6 +42,13 @@ def open_synthetic(
     return synthetic_videos(split, videos or None, frames)
 
 
+def open_synthetic_salient(
+    split: str, dir: str = "", videos: int = 0, frames: int = NUM_FRAMES
+) -> list[Video]:
+    """synthetic-salient-v1; as `open_synthetic`."""
+    return salient_videos(split, videos or None, frames)
+
+
 SOURCES = {
     "davis": open_davis,
     "youtube_vos": open_youtube_vos,
@@ -51,7 +59,9 @@ SOURCES = {
     "images": open_images,
     "synth_vos": open_synth_vos,
     "synthetic": open_synthetic,
+    "synthetic_salient": open_synthetic_salient,
 }
+EMBEDDED = ("synthetic", "synthetic_salient")  # need no dir
 
 
 class Source(NamedTuple):
@@ -116,7 +126,7 @@ def _open(field: str, name: str, entry: Mapping, data: Mapping) -> Source:
             )
     if "split" not in options and known["split"].default is inspect.Parameter.empty:
         raise ValueError(f"{field}.split is missing")
-    if kind != "synthetic":
+    if kind not in EMBEDDED:
         options["dir"] = _resolve(field, options.get("dir") or "", data.get("dir") or "")
     parts = (entry.get("weight", 1.0), entry.get("repeat", 1))
     numeric = all(isinstance(x, numbers.Real) for x in parts)

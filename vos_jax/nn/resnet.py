@@ -35,7 +35,8 @@ class Block(nn.Module):
     Submodules conv1, conv2, conv3 (bottleneck) and downsample (where the shortcut changes shape),
     each a ConvNorm. first_dilation is that of the convolution with the stride. With live norms a
     fresh block passes on its input alone (Goyal et al., arXiv:1706.02677, sec. 5.1): the last scale
-    begins at 0. With fixed ones, which nothing brings back to life, it begins at 1.
+    begins at 0. With fixed ones, which nothing brings back to life, it begins at 1. stride_first: a
+    bottleneck has its stride on the first convolution, as Caffe's ResNet has it.
     """
 
     features: int
@@ -44,6 +45,7 @@ class Block(nn.Module):
     first_dilation: int = 1
     dilation: int = 1
     downsample: bool = False
+    stride_first: bool = False
     norm_eval: bool = True
     momentum: float = 0.9
     dtype: Any = jnp.float32
@@ -62,7 +64,10 @@ class Block(nn.Module):
         last = dict(scale_init=nn.initializers.ones if self.norm_eval else nn.initializers.zeros)
         outputs = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
-            y = conv(self.features, 1, "conv1", activation=nn.relu)(x, train)
+            first = dict(activation=nn.relu)
+            if self.stride_first:
+                first["strides"], strided["strides"] = self.stride, 1
+            y = conv(self.features, 1, "conv1", **first)(x, train)
             y = conv(self.features, 3, "conv2", **strided)(y, train)
             y = conv(outputs, 1, "conv3", **last)(y, train)
         else:
@@ -124,6 +129,11 @@ class ResNet(nn.Module):
         """
         return 7, round(64 * self.width)
 
+    @property
+    def pool_padding(self) -> tuple[int, int]:
+        """Of the pooling after the stem, before and after each side."""
+        return 1, 1
+
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """x [B, H, W, C], ImageNet mean and deviation removed -> the output of each layer.
 
@@ -138,7 +148,7 @@ class ResNet(nn.Module):
     def body(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """The maps of what `stem` gave."""
         x = nn.relu(self.bn1(x, train))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = nn.max_pool(x, (3, 3), (2, 2), (self.pool_padding, self.pool_padding))
         maps = []
         for layer, blocks in enumerate(self._blocks(), start=1):
             for i in range(len(blocks)):

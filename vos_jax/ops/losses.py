@@ -1,9 +1,10 @@
-"""Training losses: cross-entropy over the hardest pixels (FEELVOS), soft IoU (RIS, RSIS, RVOS).
+"""Training losses: hardest pixels (FEELVOS), soft IoU (RIS, RSIS, RVOS), balanced (COSNet).
 
 Released code of FEELVOS (Voigtlaender et al., CVPR 2019), where the share of pixels that count
 falls linearly from all to 15 % over the first 100 000 steps ("bootstrapping", Wu et al., 2016).
 Released code of RSIS (Salvador et al., 2017) and RVOS (Ventura et al., CVPR 2019), whose relaxed
 intersection over union is that of RIS (Romera-Paredes and Torr, ECCV 2016).
+Released code of COSNet (Lu et al., CVPR 2019), train_iteration_conf.py, calc_loss_BCE.
 """
 
 import jax
@@ -76,6 +77,30 @@ def soft_iou_costs(maps: jax.Array, masks: jax.Array) -> jax.Array:
     sizes = [x.astype(jnp.float32).sum(axis=(-2, -1)) for x in (maps, masks)]
     either = sizes[0][..., :, None] + sizes[1][..., None, :] - both
     return 1 - both / (either + 1e-6)
+
+
+def balanced_binary_losses(
+    logits: jax.Array, foreground: jax.Array, counted: jax.Array, l1: float = 0.8
+) -> jax.Array:
+    """Binary cross-entropy, times pixels over foreground pixels of the batch, plus l1 * |p - y|.
+
+    One weight for all pixels of the batch, as in the release; the paper's weighs the two classes
+    against each other. Without any foreground in the batch the weight is that of one pixel.
+
+    Args:
+        logits: [B, H, W] float.
+        foreground: [B, H, W] bool.
+        counted: [B, H, W] bool, pixels that take part.
+
+    Returns:
+        [B] float32, whose mean is the mean over all pixels of the batch that take part.
+    """
+    logits, truth = logits.astype(jnp.float32), (foreground & counted).astype(jnp.float32)
+    count = jnp.maximum(counted.sum(), 1)
+    weight = count / jnp.maximum(truth.sum(), 1)
+    entropy = jax.nn.softplus(logits) - truth * logits
+    each = weight * entropy + l1 * jnp.abs(jax.nn.sigmoid(logits) - truth)
+    return (each * counted).sum(axis=(1, 2)) * (len(logits) / count)
 
 
 def _pixel_losses(logits, labels, valid):

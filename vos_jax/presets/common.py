@@ -5,11 +5,13 @@ config.model, of config.inference and of config.loss that belong to one system c
 whose defaults are the released configuration.
 """
 
+import dataclasses
 import inspect
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from vos_jax.inference.crf import CRF
 from vos_jax.systems.build import model_fields
 from vos_jax.systems.table import SYSTEMS
 
@@ -64,6 +66,9 @@ def _inference(system: str) -> dict[str, Any]:
         # views whose probabilities are averaged: frames at these scales, also mirrored
         "scales": (1.0,),
         "flip": False,
+        # results go through a dense conditional random field (inference/crf.py), on the host
+        "crf": False,
+        "crf_settings": dataclasses.asdict(CRF()),
         **{name: fields[name] for name in entry.inference},
     }
 
@@ -83,6 +88,7 @@ def data_section() -> dict[str, Any]:
         "short_side": 0,  # frames are resized to it at scale 1; 0: they stay as they are
         "scale": (1.0, 1.0),  # lowest and highest
         "interpolation": "linear",  # or "cubic"
+        "contrast": False,  # the values of each frame are stretched to 0..255
         "flip": 0.5,  # probability
         "max_objects": 10,  # slots
         # of data/objects.py: "matched", "visible" or "largest"; of visible ones with more than so

@@ -4,7 +4,7 @@ Commands, benchmarks, error messages and tests read it. A system is added by a f
 `SYSTEM` and by a line here; a toy system of a test by `monkeypatch.setitem(SYSTEMS, ...)`.
 """
 
-from vos_jax.systems import agame, cfbi, feelvos, rvos, stm
+from vos_jax.systems import agame, cfbi, cosnet, feelvos, rvos, stm
 from vos_jax.systems.base import System
 
 SYSTEMS: dict[str, System] = {
@@ -14,6 +14,7 @@ SYSTEMS: dict[str, System] = {
     "cfbi_plus": cfbi.SYSTEM_PLUS,
     "rvos": rvos.SYSTEM,
     "agame": agame.SYSTEM,
+    "cosnet": cosnet.SYSTEM,
 }
 
 

@@ -29,10 +29,10 @@ from jax.sharding import AxisType, Mesh
 
 from vos_jax.nn.images import imagenet_normalise
 from vos_jax.ops.memory_read import memory_read, read_products
+from vos_jax.systems import memory_bank
 from vos_jax.systems.base import Traits, VOSModel, of_predicted
 from vos_jax.systems.frame_size import PaddedSize
-from vos_jax.systems.stm import memory_bank
-from vos_jax.systems.stm.memory_bank import MemoryBank, Rule
+from vos_jax.systems.memory_bank import MemoryBank, Rule
 from vos_jax.systems.stm.network import BACKBONES, Decoder, MemoryEncoder, QueryEncoder
 
 STRIDE = 16  # frames are padded to multiples of it
