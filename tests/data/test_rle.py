@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from vos_jax.data.rle import areas, boxes, decode, encode, from_segmentation, run_lengths
+from vos_jax.data.rle import (
+    areas,
+    boxes,
+    decode,
+    encode,
+    from_segmentation,
+    from_segmentations,
+    run_lengths,
+)
 
 
 def masks(rng, count, height, width):
@@ -24,7 +32,7 @@ def test_every_form_of_a_mask_is_the_same_mask():
         for mask in masks(rng, 3, height, width):
             (rle,) = encode(mask[None])
             assert (decode([rle], mask.shape)[0] == mask).all()
-            np.testing.assert_array_equal(run_lengths(rle["counts"], ""), counted(mask))
+            np.testing.assert_array_equal(run_lengths([rle["counts"]], [""])[0], counted(mask))
             plain = {"size": [height, width], "counts": counted(mask).tolist()}
             assert from_segmentation(plain, mask.shape, "") == rle
             assert from_segmentation(rle, mask.shape, "") == rle
@@ -34,7 +42,21 @@ def test_every_form_of_a_mask_is_the_same_mask():
 def test_a_run_of_many_pixels_has_several_characters():
     mask = np.zeros((1, 2000, 3000), bool)
     mask[0, 5:, 1:2999] = True
-    np.testing.assert_array_equal(run_lengths(encode(mask)[0]["counts"], ""), counted(mask[0]))
+    np.testing.assert_array_equal(
+        run_lengths([encode(mask)[0]["counts"]], [""])[0], counted(mask[0])
+    )
+
+
+def test_texts_are_read_together_as_each_alone():
+    rng = np.random.default_rng(1)
+    rles = encode(masks(rng, 20, 17, 23))
+    texts = [rle["counts"] for rle in rles]
+    runs, starts = run_lengths(texts, texts)
+    for one, text in zip(np.split(runs, starts[1:]), texts, strict=True):
+        np.testing.assert_array_equal(one, run_lengths([text], [""])[0])
+    broken = [*rles, {"size": [17, 23], "counts": "5"}, None]
+    with pytest.raises(ValueError, match="mask 20: .*sum up to 17 x 23"):
+        from_segmentations(broken, (17, 23), [f"mask {n}" for n in range(22)])
 
 
 def test_boxes_are_the_continuous_corners_around_the_pixels():
@@ -66,12 +88,12 @@ def test_polygons_are_united_and_filled():
     [
         ({"size": [4, 5], "counts": "P"}, "cut off or damaged"),
         ({"size": [4, 5], "counts": ""}, "cut off or damaged"),
-        ({"size": [4, 5], "counts": "PPPPPPP1"}, "cut off or damaged"),
-        ({"size": [4, 5], "counts": "9 2"}, "characters that are none"),
-        ({"size": [4, 5], "counts": "9é2"}, "characters that are none"),
+        ({"size": [4, 5], "counts": "PPPPPPP1"}, "more than 6 characters"),
+        ({"size": [4, 5], "counts": "9 2"}, "cut off or damaged"),
+        ({"size": [4, 5], "counts": "9é2"}, "cut off or damaged"),
         ({"size": [4, 5], "counts": "92"}, "sum up to 4 x 5 pixels, they give 11"),
-        ({"size": [4, 5], "counts": [9, 2, -1, 10]}, "with negative ones"),
-        ({"size": [4, 5], "counts": [9, 2.5, 8.5]}, "whole numbers"),
+        ({"size": [4, 5], "counts": [9, 2, -1, 10]}, "whole numbers from 0"),
+        ({"size": [4, 5], "counts": [9, 2.5, 8.5]}, "whole numbers from 0"),
         ({"size": [4, 5], "counts": []}, "they give 0"),
         ({"size": [5, 4], "counts": [20]}, r"of size \[5, 4\].*its frame \[4, 5\]"),
         ({"counts": [20]}, "size and counts"),

@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 _CODE = 48  # of the character for 0
 _MORE = 32  # this bit of a character says that its number goes on
 _LONGEST = 6  # characters of a run, 5 bits each: enough for any image
-_VALID = bytes(range(_CODE, _CODE + 64))
+_WRITTEN = bytes(range(_CODE, _CODE + 64))  # the characters
 
 
 class RLE(TypedDict):
@@ -68,27 +68,53 @@ def from_segmentation(segmentation: Any, size: tuple[int, int], where: str) -> R
     A list of polygons [x1, y1, x2, y2, ...] in pixels, run lengths as numbers or as compressed
     text, or None (the object is absent). Raises ValueError that begins with `where`.
     """
+    return from_segmentations([segmentation], size, [where])[0]
+
+
+def from_segmentations(
+    segmentations: Sequence[Any], size: tuple[int, int], where: Sequence[str]
+) -> list[RLE | None]:
+    """`from_segmentation` of many masks of one size, whose texts are checked together.
+
+    where: of each mask, for the message about it.
+    """
+    rles = [_rle(one, size, name) for one, name in zip(segmentations, where, strict=True)]
+    written = [n for n, one in enumerate(segmentations) if isinstance(one, dict)]
+    texts = [rles[n]["counts"] for n in written]
+    names = [where[n] for n in written]
+    runs, starts = run_lengths(texts, names)
+    if texts:
+        smallest, totals = np.minimum.reduceat(runs, starts), np.add.reduceat(runs, starts)
+        for name, low, total in zip(names, smallest.tolist(), totals.tolist(), strict=True):
+            _check_runs(low, total, size, name)
+    return rles
+
+
+def _rle(segmentation: Any, size: tuple[int, int], where: str) -> RLE | None:
+    """One mask in our form; of run lengths, the text is not checked yet."""
     if segmentation is None:
         return None
     if isinstance(segmentation, list):
         return from_polygons(segmentation, size, where)
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= set(segmentation):
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError(
             f"{where}: expected null, polygons or run lengths with size and counts, found"
             f" {_short(segmentation)}"
         )
-    if list(segmentation["size"]) != list(size):
+    if segmentation["size"] != list(size):
         raise ValueError(
             f"{where}: the mask is of size {_short(segmentation['size'])} (height, width), its"
             f" frame {list(size)}; encode masks at the size of the frames"
         )
     counts = segmentation["counts"]
     if isinstance(counts, list):
-        _check_runs(_numbers(counts, where), size, where)
+        numbers = [n for n in counts if isinstance(n, int) and n >= 0]
+        _check_runs(len(numbers) - len(counts), sum(numbers), size, where)
         return _text(coco.frPyObjects({"size": list(size), "counts": counts}, *size))
     if isinstance(counts, bytes):
         counts = counts.decode("latin-1")
-    _check_runs(run_lengths(counts, where), size, where)
+    if not isinstance(counts, str):
+        raise ValueError(f"{where}: expected counts as text or numbers, found {_short(counts)}")
     return {"size": list(size), "counts": counts}
 
 
@@ -112,41 +138,58 @@ def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int], wh
     return _text(coco.merge(parts))
 
 
-def run_lengths(counts: str, where: str) -> np.ndarray:
-    """The run lengths of compressed text, int64 [runs]; ValueError where it is damaged.
+def run_lengths(texts: Sequence[str], where: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The run lengths of compressed texts one after the other, int64 [runs], and where each begins.
 
-    A number has 5 bits a character, the lowest first, and its sign in the last one; from the third
-    run of its kind on it is the difference to the run before of the same kind.
+    A number has 5 bits a character, the lowest first, with its sign in the last one; from the third
+    run of its kind on it is the difference to the run before of the same kind. Raises ValueError
+    that begins with the text's `where` where it is damaged.
     """
-    codes = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else b" "
-    if codes.translate(None, _VALID):
-        raise ValueError(f"{where}: the compressed run lengths hold characters that are none")
-    digits = np.frombuffer(codes, np.uint8).astype(np.int64) - _CODE
+    codes = [text.encode("utf-8", "surrogatepass") for text in texts]
+    for name, code in zip(where, codes, strict=True):
+        if not code or code[-1] >= _CODE + _MORE or code.translate(None, _WRITTEN):
+            raise ValueError(f"{name}: the compressed run lengths are cut off or damaged")
+    bounds = np.cumsum([0, *map(len, codes)])
+    digits = np.frombuffer(b"".join(codes), np.uint8) - np.uint8(_CODE)
     ends = np.flatnonzero(digits < _MORE)
-    starts = np.concatenate([[0], ends[:-1] + 1]).astype(int) if len(ends) else ends
-    lengths = ends - starts + 1
-    if not len(ends) or ends[-1] != len(digits) - 1 or lengths.max() > _LONGEST:
-        raise ValueError(f"{where}: the compressed run lengths are cut off or damaged")
-    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
-    values = np.add.reduceat((digits & 31) << shifts, starts)
-    values -= np.where(digits[ends] & 16, np.int64(1) << (5 * lengths), 0)
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])  # the first run is no one's reference
-    return values
+    numbers = (((digits[ends] ^ 16) & 31).astype(np.int64)) - 16  # the last character has the sign
+    characters = np.diff(ends, prepend=-1)
+    if len(ends) and characters.max() > _LONGEST:
+        text = np.searchsorted(bounds, ends[characters.argmax()], side="right") - 1
+        raise ValueError(f"{where[text]}: a run length of more than {_LONGEST} characters")
+    longer = np.flatnonzero(characters > 1)
+    for back in range(1, _LONGEST):
+        numbers[longer] = numbers[longer] * 32 + (digits[ends[longer] - back] & 31)
+        longer = longer[characters[longer] > back + 1]
+    starts = np.searchsorted(ends, bounds)
+    return _sums_of_every_second(numbers, starts[:-1], np.diff(starts)), starts[:-1]
 
 
-def _check_runs(runs: np.ndarray, size: tuple[int, int], where: str) -> None:
-    if not len(runs) or runs.min() < 0 or runs.sum() != size[0] * size[1]:
+def _sums_of_every_second(
+    numbers: np.ndarray, starts: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """Running sums within each text, of the runs of 1 and, without the first, of those of 0."""
+    sums = np.empty_like(numbers)
+    for lane in (0, 1):
+        sums[lane::2] = np.cumsum(numbers[lane::2])
+    place = np.arange(len(numbers)) - np.repeat(starts, counts)
+    before_ones = np.where(starts > 0, sums[starts - 1], 0)
+    before_zeros = sums[starts]
+    runs = sums - np.where(
+        place & 1, np.repeat(before_ones, counts), np.repeat(before_zeros, counts)
+    )
+    runs[starts] = numbers[starts]
+    return runs
+
+
+def _check_runs(smallest: int, total: int, size: tuple[int, int], where: str) -> None:
+    if smallest < 0:
+        raise ValueError(f"{where}: expected whole numbers from 0 as run lengths, found others")
+    if total != size[0] * size[1]:
         raise ValueError(
             f"{where}: the run lengths are to sum up to {size[0]} x {size[1]} pixels, they give"
-            f" {runs.sum()}" + (", with negative ones" if len(runs) and runs.min() < 0 else "")
+            f" {total}"
         )
-
-
-def _numbers(counts: list, where: str) -> np.ndarray:
-    if not all(isinstance(x, int) for x in counts):
-        raise ValueError(f"{where}: expected whole numbers as run lengths, found {_short(counts)}")
-    return np.array(counts, np.int64)
 
 
 def _text(rle: dict) -> RLE:
