@@ -31,8 +31,10 @@ from vos_jax.command_line import (
 from vos_jax.compilation_cache import keep_compiled_programs
 from vos_jax.data.pipeline import batches
 from vos_jax.data.stages import training_examples
+from vos_jax.evaluating.instances import InstanceEvaluation
 from vos_jax.evaluation import MODEL, Evaluation
 from vos_jax.loading import load_variables
+from vos_jax.metrics.protocols import INSTANCES
 from vos_jax.presets.checks import check_config
 from vos_jax.train.batch_rule import fit_batch
 from vos_jax.train.checkpoint import Checkpoints
@@ -120,7 +122,12 @@ def run_evaluation(
             f"{checkpoint} has no whole config (only {', '.join(config)}; missing: "
             f"{', '.join(missing)}); give --config FILE[:PRESET]"
         )
-    return Evaluation(config).run(variables, out_dir, overwrite=overwrite).metrics[MODEL]
+    return _evaluation(config).run(variables, out_dir, overwrite=overwrite).metrics[MODEL]
+
+
+def _evaluation(config: ConfigDict) -> Evaluation | InstanceEvaluation:
+    """Of label maps of videos, or of scored objects of images."""
+    return (InstanceEvaluation if config.eval.protocol == INSTANCES else Evaluation)(config)
 
 
 def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:
@@ -128,7 +135,7 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
 
     Several processes share the videos, and all get the scores.
     """
-    evaluation = Evaluation(config)
+    evaluation = _evaluation(config)
     evaluation.check_metric()
 
     def score(variables, step):

@@ -42,7 +42,7 @@ def test_values_land_where_their_names_say(target):
     [
         ({"classes": 9}, "tells 21 classes apart, the model 9: set --config.model.classes=21"),
         ({"boxes": True}, "have no head for boxes, this model has one"),
-        ({"backbone": "resnet50"}, "0 missing, 102 unexpected"),
+        ({"backbone": "resnet50"}, "not fit this model: 255 unexpected"),
         ({"backbone": "mobilenet_v2"}, "have the backbone resnet101.*such as rsis"),
     ],
 )
