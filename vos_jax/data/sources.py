@@ -20,12 +20,16 @@ from typing import NamedTuple
 from etils import epath
 
 from vos_jax.data.clip import Video
+from vos_jax.data.coco import open_coco
 from vos_jax.data.davis import open_davis
 from vos_jax.data.fbms import open_fbms
 from vos_jax.data.images import open_images
+from vos_jax.data.painted import painted
+from vos_jax.data.polygons import open_polygons
 from vos_jax.data.segtrack import open_segtrack
 from vos_jax.data.synth_vos import open_synth_vos
 from vos_jax.data.synthetic import NUM_FRAMES, synthetic_videos
+from vos_jax.data.synthetic_instances import open_synthetic_instances
 from vos_jax.data.synthetic_salient import salient_videos
 from vos_jax.data.tfds_davis import open_tfds_davis
 from vos_jax.data.youtube_objects import open_youtube_objects
@@ -58,10 +62,13 @@ SOURCES = {
     "segtrack": open_segtrack,
     "images": open_images,
     "synth_vos": open_synth_vos,
+    "coco": painted(open_coco),
+    "polygons": painted(open_polygons),
+    "synthetic_instances": painted(open_synthetic_instances),
     "synthetic": open_synthetic,
     "synthetic_salient": open_synthetic_salient,
 }
-EMBEDDED = ("synthetic", "synthetic_salient")  # need no dir
+EMBEDDED = ("synthetic", "synthetic_salient", "synthetic_instances")  # they need no dir
 
 
 class Source(NamedTuple):

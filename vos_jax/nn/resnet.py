@@ -84,7 +84,7 @@ class ResNet(nn.Module):
     depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
     strides beyond it become dilation. width: multiplies all channels. norm_eval: BatchNorm always
     uses its running statistics; it does so in layers before live_from (the stem is layer 0) in any
-    case. momentum is that of live ones.
+    case. momentum is that of live ones. stem_map: the map at stride 2 is returned, too.
 
     `stem` is the first convolution, `body` what comes after it.
     """
@@ -96,6 +96,7 @@ class ResNet(nn.Module):
     norm_eval: bool = True
     live_from: int = 0
     momentum: float = 0.9
+    stem_map: bool = False
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -137,7 +138,8 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """x [B, H, W, C], ImageNet mean and deviation removed -> the output of each layer.
 
-        The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride).
+        The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride);
+        before them that of the stem, if it is wanted.
         """
         return self.body(self.stem(x), train)
 
@@ -148,8 +150,8 @@ class ResNet(nn.Module):
     def body(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """The maps of what `stem` gave."""
         x = nn.relu(self.bn1(x, train))
+        maps = [x] if self.stem_map else []
         x = nn.max_pool(x, (3, 3), (2, 2), (self.pool_padding, self.pool_padding))
-        maps = []
         for layer, blocks in enumerate(self._blocks(), start=1):
             for i in range(len(blocks)):
                 x = getattr(self, f"layer{layer}_{i}")(x, train)

@@ -15,7 +15,7 @@ from vos_jax.data.augment import FITS, INTERPOLATIONS, groups_of
 from vos_jax.data.example import TRANSPORTS
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
-from vos_jax.metrics.protocols import PROTOCOLS
+from vos_jax.metrics.protocols import INSTANCES, PROTOCOLS
 from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
@@ -194,7 +194,7 @@ RULES = {
     "optim.freeze": PATTERNS,
     "eval.every": whole(),
     "eval.videos": whole(),
-    "eval.protocol": one_of(*PROTOCOLS),
+    "eval.protocol": one_of(*PROTOCOLS, INSTANCES),
     "eval.seen": TEXT,
     "eval.metric": TEXT,
     "eval.floors": several(TEXT),
@@ -239,6 +239,13 @@ FIELDS = {
     "capacity": whole(0, MEGA),
     "length": whole(1, MEGA),
     "proposals": whole(1, 254),
+    "classes": whole(2, 65_536),
+    "threshold": SHARE,
+    "min_share": SHARE,
+    "limit_start": whole(),
+    "box_from": whole(),
+    "class_from": whole(),
+    "stop_from": whole(),
     "min_pixels": whole(),
     "max_long_edge": whole(0, SIDE),
     "windows": either(TEXT, several(several(whole(0, 1024), least=1), least=1)),

@@ -16,7 +16,7 @@ padding; padding never changes a result.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -60,6 +60,19 @@ class Traits:
     soft_feedback: bool = False
     backbone_scopes: tuple[Scope, ...] = (("backbone",),)
     copied_scopes: tuple[tuple[str, str], ...] = ()
+
+
+class Instances(NamedTuple):
+    """Objects of frames of one size, whose masks may overlap; S of each, C classes.
+
+    masks: bool [B, S, H, W]. scores: float32 [B, S, C], of the classes 1..C. boxes: float32
+    [B, S, 4], corners x1 y1 x2 y2 in pixels. kept: bool [B, S], those that there are.
+    """
+
+    masks: jax.Array
+    scores: jax.Array
+    boxes: jax.Array
+    kept: jax.Array
 
 
 class VOSModel(nn.Module):
@@ -131,6 +144,10 @@ class VOSModel(nn.Module):
     def labels(self, prediction: Any, size: tuple[int, int]) -> jax.Array:
         """Slot labels uint8 [B, H, W], 0 background; ties go to the lowest slot."""
         return jnp.argmax(self.probabilities(prediction, size), axis=1).astype(jnp.uint8)
+
+    def instances(self, prediction: Any, size: tuple[int, int]) -> Instances:
+        """What systems of single images answer: scored objects of known classes."""
+        raise TypeError(f"{type(self).__name__} lacks instances")
 
     def feedback(self, prediction: Any, size: tuple[int, int]) -> Any:
         """What the system feeds back to itself: masks [B, N+1, H, W], see `Traits`.
@@ -220,6 +237,7 @@ class System:
         inference: names of fields that say how a trained network is run and leave its variables as
             they are; configs hold them in the section `inference`, not in `model`.
         parts: what `benchmark` measures within a frame.
+        config: FILE:PRESET in configs of its published configuration; "": NAME.py:paper.
         measured: fields of the full-size model that `benchmark` measures, where they are not the
             released ones.
         warm_up: frames that are in its memory when `benchmark` measures a frame.
@@ -232,6 +250,7 @@ class System:
     from_official: Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Imported] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
     inference: tuple[str, ...] = ()
+    config: str = ""
     parts: tuple[Part, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     warm_up: int = 1

@@ -4,7 +4,7 @@ Commands, benchmarks, error messages and tests read it. A system is added by a f
 `SYSTEM` and by a line here; a toy system of a test by `monkeypatch.setitem(SYSTEMS, ...)`.
 """
 
-from vos_jax.systems import agame, cfbi, cosnet, feelvos, rvos, stm
+from vos_jax.systems import agame, cfbi, cosnet, feelvos, rsis, rvos, stm
 from vos_jax.systems.base import System
 
 SYSTEMS: dict[str, System] = {
@@ -13,6 +13,7 @@ SYSTEMS: dict[str, System] = {
     "cfbi": cfbi.SYSTEM,
     "cfbi_plus": cfbi.SYSTEM_PLUS,
     "rvos": rvos.SYSTEM,
+    "rsis": rsis.SYSTEM,
     "agame": agame.SYSTEM,
     "cosnet": cosnet.SYSTEM,
 }

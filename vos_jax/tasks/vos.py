@@ -11,6 +11,7 @@ from tqdm import tqdm
 from vos_jax.data.frames import FrameSource
 from vos_jax.data.given_masks import GivenMasks
 from vos_jax.data.stages import training_examples
+from vos_jax.evaluating.instances import InstanceEvaluation
 from vos_jax.evaluation import Evaluation
 from vos_jax.inference.evidence import EvidenceWriter, check_evidence
 from vos_jax.inference.overlay import OverlayWriter
@@ -18,8 +19,14 @@ from vos_jax.inference.segmenting import segment
 from vos_jax.inference.setup import Inference, build_inference
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.inference.writers import MapWriter, MaskWriter, ProbabilityWriter, Writer
+from vos_jax.metrics.protocols import INSTANCES
 from vos_jax.tasks.base import Task
 from vos_jax.train.objective import make_objective
+
+
+def _scoring(config: ConfigDict) -> Evaluation | InstanceEvaluation:
+    """Of label maps of videos, or of scored objects of images."""
+    return (InstanceEvaluation if config.eval.protocol == INSTANCES else Evaluation)(config)
 
 
 def _segmenter(config: ConfigDict, variables: Mapping[str, Any]) -> VideoSegmenter:
@@ -79,7 +86,7 @@ def _writers(args: flags.FlagValues, frames: FrameSource, ids: Sequence[int]) ->
 VOS = Task(
     examples=training_examples,
     objective=make_objective,
-    scoring=Evaluation,
+    scoring=_scoring,
     segmenter=_segmenter,
     segment=_segment,
 )
