@@ -17,7 +17,7 @@ import numpy as np
 
 from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment, groups_of
 from vos_jax.data.clip import VOID, Clip, Video, pixel_counts
-from vos_jax.data.example import TRANSPORTS, ExampleSequence, blank, packed
+from vos_jax.data.example import TRANSPORTS, ExampleSequence, blank, clip_columns, packed
 from vos_jax.data.objects import RULES, Choice, choose_objects
 from vos_jax.data.processes import WorkerProcesses
 from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
@@ -143,6 +143,10 @@ class Examples:
             **{name: data[name] for name in names.split()},
             seed=seed,
         )
+
+    def columns(self) -> dict[str, Any]:
+        """An empty example."""
+        return clip_columns(self.frames, self.crop, self.max_objects)
 
     def example(self, i: int) -> dict:
         """Training example i.

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from vos_jax.data.example import ExampleSequence
 from vos_jax.data.pipeline import Examples
 
@@ -16,11 +18,14 @@ class _Combined:
     def __init__(self, field: str, first: ExampleSequence, second: ExampleSequence):
         if _form(first) != _form(second):
             raise ValueError(
-                f"config.data.{field}: expected clips of the main stage's frames, crop and"
-                f" max_objects {_form(second)}, found {_form(first)}"
+                f"config.data.{field}: expected examples of the main stage's shapes"
+                f" {_form(second)}, found {_form(first)}; frames, crop and max_objects settle them"
             )
-        self.frames, self.crop, self.max_objects = _form(second)
         self.first, self.second = first, second
+
+    def columns(self) -> dict[str, Any]:
+        """An empty example."""
+        return self.second.columns()
 
     @property
     def bad_clips(self) -> int:
@@ -28,8 +33,9 @@ class _Combined:
         return self.first.bad_clips + self.second.bad_clips
 
 
-def _form(examples: ExampleSequence) -> tuple:
-    return examples.frames, examples.crop, examples.max_objects
+def _form(examples: ExampleSequence) -> dict[str, tuple[int, ...]]:
+    columns = examples.columns().items()
+    return {name: x.shape for name, x in columns if isinstance(x, np.ndarray)}
 
 
 class Staged(_Combined):
