@@ -101,6 +101,7 @@ def test_polygons_are_united_and_filled():
         ([[1, 1, 2, 2]], "three corners"),
         ([[1, 1, 2, 2, 3, float("nan")]], "three corners"),
         ([["a"] * 6], "three corners"),
+        ([[1, 1, 1e9, 1, 1, 1]], "in or near its image"),
         ("text", "expected null, polygons or run lengths"),
     ],
 )

@@ -65,7 +65,7 @@ def test_coco_images_in_the_order_of_their_ids(tmp_path):
     ("changes", "message"),
     [
         ({"annotations": None}, "expected a list 'annotations'"),
-        ({"categories": []}, "expected categories of different ids, found 0"),
+        ({"categories": []}, "expected categories of different ids and names, found 0"),
         ({"images": [{"id": 12, "file_name": "a.jpg", "height": 6}]}, "image 12: width is missing"),
         ({"images": []}, "annotations of images that the file does not list: 12"),
         ({"categories": [{"id": 3, "name": "cat"}]}, "category_id is 7, the file lists 3"),

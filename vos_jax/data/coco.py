@@ -82,13 +82,16 @@ def read_tables(path: epath.Path, names: Sequence[str]) -> dict[str, list[dict]]
 
 
 def categories_of(rows: Sequence[Mapping], path: epath.PathLike) -> Categories:
-    """The categories of an annotation file; ValueError for none or an id that comes twice."""
+    """The categories of an annotation file; ValueError for none, or an id or name used twice."""
     try:
         named = {int(row["id"]): str(row["name"]) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: expected categories with id and name, found {error!r}") from None
-    if not named or len(named) < len(rows):
-        raise ValueError(f"{path}: expected categories of different ids, found {len(named)}")
+    if not named or len(named) < len(rows) or len(set(named.values())) < len(rows):
+        raise ValueError(
+            f"{path}: expected categories of different ids and names, found {len(rows)} with"
+            f" {len(named)} ids and {len(set(named.values()))} names"
+        )
     ids = sorted(named)
     return Categories([named[i] for i in ids], ids)
 

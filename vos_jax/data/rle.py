@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 _CODE = 48  # of the character for 0
 _MORE = 32  # this bit of a character says that its number goes on
 _LONGEST = 6  # characters of a run, 5 bits each: enough for any image
+_FAR = 10  # sizes of the image: filling takes time and memory by the length of an outline
 _WRITTEN = bytes(range(_CODE, _CODE + 64))  # the characters
 
 
@@ -121,19 +122,19 @@ def _rle(segmentation: Any, size: tuple[int, int], where: str) -> RLE | None:
 def from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int], where: str) -> RLE:
     """The union of polygons [x1, y1, x2, y2, ...] in pixels, filled as COCO does.
 
-    Raises ValueError for none, one of fewer than three corners, or a number that is not finite.
+    Raises ValueError for none, one of fewer than three corners, or a corner far outside the image.
     """
     for polygon in polygons:
         corners = polygon if isinstance(polygon, (list, tuple, np.ndarray)) else ()
-        numbers = [x for x in corners if isinstance(x, (int, float)) and np.isfinite(x)]
+        far = _FAR * max(size)  # NaN is not below
+        numbers = [x for x in corners if isinstance(x, (int, float)) and abs(x) < far]
         if len(numbers) != len(corners) or len(corners) < 6 or len(corners) % 2:
             raise ValueError(
                 f"{where}: expected polygons [x1, y1, x2, y2, x3, y3, ...] of at least three"
-                f" corners, found {_short(polygon)}"
+                f" corners in or near its image, found {_short(polygon)}"
             )
     if not len(polygons):
         raise ValueError(f"{where}: expected polygons, found an empty list; null says absent")
-    # as floats of double precision: frPyObjects wants lists of lists
     parts = coco.frPyObjects([[float(x) for x in polygon] for polygon in polygons], *size)
     return _text(coco.merge(parts))
 
