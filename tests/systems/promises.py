@@ -62,8 +62,11 @@ def stream(
 ) -> Answers:
     """The clip through the streaming segmenter; `given` maps frame number -> label map.
 
-    Returns labels [T, H, W] and probabilities [T, K+1, H, W], 0 before an object is known.
+    A system that takes no masks gets none of them. Returns labels [T, H, W] and probabilities
+    [T, K+1, H, W], 0 before an object is known.
     """
+    if model.traits.guidance == "none":
+        given = {}
     segmenter = VideoSegmenter(model, variables, **settings)
     labels, channels = [], []
     for t, frame in enumerate(frames):

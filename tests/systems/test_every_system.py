@@ -157,11 +157,12 @@ def test_a_step_compiles_once_for_any_length_and_number_of_objects_in_a_bucket(
 @promise
 def test_a_long_stream_does_not_grow(system, built, clip, streamed):
     frames, masks = clip
+    given = None if built[0].traits.guidance == "none" else masks[0]
     segmenter = VideoSegmenter(*built)
     gc.collect()  # so that no earlier test's arrays go in the meantime
     memory, alive = [], []
     for t in range(50):
-        segmenter.step(frames[t % len(frames)], masks[0] if t == 0 else None)
+        segmenter.step(frames[t % len(frames)], given if t == 0 else None)
         memory.append(jax.tree.map(lambda x: (x.shape, x.dtype), segmenter._memory))
         alive.append(sum(x.nbytes for x in jax.live_arrays()))
     assert all(shapes == memory[0] for shapes in memory)
@@ -187,9 +188,10 @@ def test_views_of_a_mirrored_video_give_the_mirrored_results(system, built, clip
     mirrored = {t: labels[:, ::-1] for t, labels in given.items()}
     other = stream(views, variables, frames[:, :, ::-1], mirrored, slots=2)
     assert_same([x[..., ::-1] for x in other], found)
-    assert found[1][2:, 2].max() > 0.1
+    assert found[1][2:, -1].max() > 0.1
     _, step, *_ = compiled(views)
-    assert step._cache_size() == 2  # with masks and without
+    programs = 1 if model.traits.guidance == "none" else 2  # with masks and without
+    assert step._cache_size() == programs
     _, plain = stream(model, variables, frames[:, :, ::-1], {0: masks[0][:, ::-1]})
     assert np.abs(plain[..., ::-1] - streamed[1][:4]).max() > 20 * CLOSE  # not so without views
 
