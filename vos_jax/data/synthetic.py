@@ -25,7 +25,6 @@ MOST = 100_000  # clips, and frames of a clip
 NUM_FRAMES = 12  # default clip length
 NUM_CLIPS = {"train": 400, "test": 20}  # default number of clips
 MAX_OBJECTS = 3  # 1..3, equally likely
-KINDS = ("ellipse", "polygon", "blob")  # of objects, equally likely
 RADIUS = (19.0, 27.0)  # pixels, mean radius of a shape
 SPEED = (1.7, 2.8)  # pixels per frame, constant along a path reflected at the frame
 OVERHANG = 0.35  # of the radius: how far a centre may go beyond the frame
@@ -101,12 +100,6 @@ def render(split: str, index: int, t: int) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(np.clip(image * light + noise, 0, 255)).astype(np.uint8), labels.copy()
 
 
-def kinds(split: str, index: int) -> list[str]:
-    """The kind of each object 1..K of one clip, of KINDS."""
-    shapes = sorted(_scene(split, index).shapes, key=lambda shape: shape.label)
-    return [KINDS[1 if s.corners else 0 if s.stretch < 1 else 2] for s in shapes]
-
-
 def _video(split: str, index: int, num_frames: int) -> Video:
     name = f"{split}-{index:04d}"
     return Video(
@@ -169,7 +162,7 @@ def _random_scene(rng: np.random.Generator, seed: tuple[int, int, int]) -> Scene
 
 def random_shape(rng: np.random.Generator, label: int, colour: np.ndarray) -> Shape:
     radius = rng.uniform(*RADIUS)
-    kind = rng.integers(3)  # of KINDS
+    kind = rng.integers(3)  # ellipse, polygon, blob
     amplitude = rng.uniform(*WOBBLE) * (1.0 if kind == 2 else 0.5)
     waves = [
         (order, amplitude / (i + 1), rng.uniform(0, 2 * np.pi), rng.uniform(*WOBBLE_RATE))

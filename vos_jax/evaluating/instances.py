@@ -217,7 +217,8 @@ def finder(model: VOSModel) -> Callable[..., Instances]:
 
 def overlaps_of(found: np.ndarray, truths: np.ndarray, crowd: np.ndarray) -> np.ndarray:
     """IoU of masks bool [D, H, W] and [G, H, W], float [D, G]; of a crowd the share inside it."""
-    found, truths = (x.reshape(len(x), -1).astype(np.float32) for x in (found, truths))
+    pixels = found.shape[1] * found.shape[2]
+    found, truths = (x.reshape(-1, pixels).astype(np.float32) for x in (found, truths))
     both = (found @ truths.T).astype(np.float64)
     sizes = found.sum(axis=1, dtype=np.float64)[:, None]
     either = np.where(crowd, sizes, sizes + truths.sum(axis=1, dtype=np.float64) - both)

@@ -142,6 +142,7 @@ DATA = {
     "warp.elastic": number(0, SIDE),
     "warp.colour": number(0, 100),
     "warp.shared": SWITCH,
+    "warp.released": SWITCH,
     "balance.tries": whole(0, 1000),
     "balance.pixels": whole(),
     "paste": whole(0, 254),

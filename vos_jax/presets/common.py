@@ -6,6 +6,7 @@ whose defaults are the released configuration.
 """
 
 import dataclasses
+import importlib
 import inspect
 from typing import Any
 
@@ -40,6 +41,18 @@ def new_config(system: str) -> ConfigDict:
     if SYSTEMS[system].model().traits.guidance == "none":
         config.eval.floors = ("background", "whole_frame")
     return config
+
+
+def system_config(system: str, preset: str) -> ConfigDict:
+    """A preset of a system by its usual name, in whichever file of configs it is.
+
+    preset: such as "quick" or "paper". Of a system whose entry names its published configuration
+    FILE:PRESET, "paper" is that, and any other one PRESET_<preset>.
+    """
+    file, _, published = SYSTEMS[system].config.partition(".py:")
+    if published:
+        preset = published if preset == "paper" else f"{published}_{preset}"
+    return importlib.import_module(f"vos_jax.configs.{file or system}").get_config(preset)
 
 
 def follow(section: ConfigDict, key: str) -> FieldReference:
@@ -115,6 +128,7 @@ def data_section() -> dict[str, Any]:
             "elastic": 0.0,  # pixels
             "colour": 0.0,
             "shared": False,
+            "released": False,  # in the form of RVOS's release
         },
         # the place of a crop is drawn so often, until its reference shows an object of more than so
         # many pixels; tries 0: once

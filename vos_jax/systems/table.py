@@ -14,6 +14,7 @@ SYSTEMS: dict[str, System] = {
     "cfbi_plus": cfbi.SYSTEM_PLUS,
     "rvos": rvos.SYSTEM,
     "rsis": rsis.SYSTEM,
+    "ris": rsis.SYSTEM_RIS,
     "agame": agame.SYSTEM,
     "cosnet": cosnet.SYSTEM,
 }
