@@ -93,11 +93,15 @@ def synthetic_videos(
 
 def render(split: str, index: int, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Frame t of one clip: (uint8 [HEIGHT, WIDTH, 3] RGB, uint8 [HEIGHT, WIDTH] labels)."""
-    scene = _scene(split, index)
     image, labels = _drawn(split, index, t)
+    return exposed(image, _scene(split, index), t), labels.copy()
+
+
+def exposed(image: np.ndarray, scene: Scene, t: int) -> np.ndarray:
+    """What a camera makes of a noise-free image float64 [H, W, 3]: light, noise, 8 bits."""
     noise = np.random.default_rng([*scene.seed, 1 + t]).normal(0.0, NOISE, image.shape)
     light = 1.0 + LIGHT * np.sin(LIGHT_RATE * t + scene.light_phase)
-    return np.rint(np.clip(image * light + noise, 0, 255)).astype(np.uint8), labels.copy()
+    return np.rint(np.clip(image * light + noise, 0, 255)).astype(np.uint8)
 
 
 def _video(split: str, index: int, num_frames: int) -> Video:
@@ -241,27 +245,32 @@ def draw_background(scene: Scene, t: int) -> np.ndarray:
 
 def paint(shape: Shape, t: int, image: np.ndarray, labels: np.ndarray) -> None:
     """Blend one shape into `image` and write its label where it covers at least half a pixel."""
+    rows, columns, alpha, v, u = cover(shape, t)
+    colour = _sample(shape.texture, v, u)
+    image[rows, columns] += alpha[:, None] * (colour - image[rows, columns])
+    inside = alpha >= 0.5
+    labels[rows[inside], columns[inside]] = shape.label
+
+
+def cover(shape: Shape, t: int) -> tuple[np.ndarray, ...]:
+    """The P pixels that a shape covers: rows, columns, the covered parts, and v and u, where in the
+    shape each lies.
+    """
     room = np.array([HEIGHT, WIDTH]) - 1.0
     low, high = -OVERHANG * shape.radius, room + OVERHANG * shape.radius
     centre = _reflect(shape.start + shape.velocity * t, low, high)
     reach = 1.45 * shape.radius
     top, left = np.maximum(np.floor(centre - reach), 0).astype(int)
     bottom, right = np.minimum(np.ceil(centre + reach) + 1, [HEIGHT, WIDTH]).astype(int)
-    if top >= bottom or left >= right:
-        return
-    dy = np.arange(top, bottom)[:, None] - centre[0]
-    dx = np.arange(left, right)[None] - centre[1]
+    dy = np.arange(top, max(top, bottom))[:, None] - centre[0]
+    dx = np.arange(left, max(left, right))[None] - centre[1]
     turn = shape.angle + shape.spin * t
     v = np.cos(turn) * dy - np.sin(turn) * dx
     u = np.sin(turn) * dy + np.cos(turn) * dx
-    cover = np.clip(0.5 + _boundary(shape, v, u, t) - np.hypot(v, u / shape.stretch), 0, 1)
-    rows, columns = np.nonzero(cover)
-    colour = _sample(shape.texture, v[rows, columns], u[rows, columns])
-    alpha = cover[rows, columns]
-    rows, columns = rows + top, columns + left
-    image[rows, columns] += alpha[:, None] * (colour - image[rows, columns])
-    inside = alpha >= 0.5
-    labels[rows[inside], columns[inside]] = shape.label
+    part = np.clip(0.5 + _boundary(shape, v, u, t) - np.hypot(v, u / shape.stretch), 0, 1)
+    rows, columns = np.nonzero(part)
+    where = rows, columns
+    return rows + top, columns + left, part[where], v[where], u[where]
 
 
 def _reflect(position: np.ndarray, low: float, high: np.ndarray) -> np.ndarray:
