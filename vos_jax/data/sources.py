@@ -24,6 +24,7 @@ from vos_jax.data.coco import open_coco
 from vos_jax.data.davis import open_davis
 from vos_jax.data.fbms import open_fbms
 from vos_jax.data.images import open_images
+from vos_jax.data.instances import InstanceVideo
 from vos_jax.data.painted import painted
 from vos_jax.data.polygons import open_polygons
 from vos_jax.data.segtrack import open_segtrack
@@ -31,8 +32,12 @@ from vos_jax.data.synth_vos import open_synth_vos
 from vos_jax.data.synthetic import NUM_FRAMES, synthetic_videos
 from vos_jax.data.synthetic_instances import open_synthetic_instances
 from vos_jax.data.synthetic_salient import salient_videos
+from vos_jax.data.synthetic_vis import NUM_FRAMES as VIS_FRAMES
+from vos_jax.data.synthetic_vis import synthetic_vis_videos
 from vos_jax.data.tfds_davis import open_tfds_davis
+from vos_jax.data.tfds_youtube_vis import open_tfds_youtube_vis
 from vos_jax.data.youtube_objects import open_youtube_objects
+from vos_jax.data.youtube_vis import open_youtube_vis
 from vos_jax.data.youtube_vos import open_youtube_vos
 
 ROOT_VARIABLE = "VOS_JAX_DATA_DIR"
@@ -53,6 +58,13 @@ def open_synthetic_salient(
     return salient_videos(split, videos or None, frames)
 
 
+def open_synthetic_vis(
+    split: str, dir: str = "", videos: int = 0, frames: int = VIS_FRAMES
+) -> list[InstanceVideo]:
+    """synthetic-vis-v1; as `open_synthetic`."""
+    return synthetic_vis_videos(split, videos or None, frames)
+
+
 SOURCES = {
     "davis": open_davis,
     "youtube_vos": open_youtube_vos,
@@ -65,10 +77,14 @@ SOURCES = {
     "coco": painted(open_coco),
     "polygons": painted(open_polygons),
     "synthetic_instances": painted(open_synthetic_instances),
+    "youtube_vis": painted(open_youtube_vis),
+    "tfds_youtube_vis": painted(open_tfds_youtube_vis),
+    "synthetic_vis": painted(open_synthetic_vis),
     "synthetic": open_synthetic,
     "synthetic_salient": open_synthetic_salient,
 }
-EMBEDDED = ("synthetic", "synthetic_salient", "synthetic_instances")  # they need no dir
+# they need no dir
+EMBEDDED = ("synthetic", "synthetic_salient", "synthetic_instances", "synthetic_vis")
 
 
 class Source(NamedTuple):
