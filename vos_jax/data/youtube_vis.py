@@ -47,7 +47,7 @@ def open_youtube_vis(
     """
     root = epath.Path(dir)
     require_folders((root,), "YouTube-VIS has <dir>/<split>/JPEGImages and <dir>/<split>.json")
-    file = read_annotations(_annotation_file(root, split, annotations))
+    file = read_annotations(annotation_file(root, split, annotations))
     if truth:
         file.require_truth()
     folder = root / (images or f"{split}/JPEGImages")
@@ -70,7 +70,8 @@ def in_part(ids: Sequence[int], part: str) -> list[int]:
     return [i for i in ids if (i % int(words[3]) < int(words[2])) != bool(words[1])]
 
 
-def _annotation_file(root: epath.Path, split: str, given: str) -> epath.Path:
+def annotation_file(root: epath.Path, split: str, given: str = "") -> epath.Path:
+    """The json file of a split, or the one that is given; FileNotFoundError where there is none."""
     if given:
         return root / given
     names = (

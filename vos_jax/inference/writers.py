@@ -29,13 +29,26 @@ _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
+class Mark:
+    """An instance in a frame, to be drawn: id from 0, which chooses the colour; mask bool [H, W];
+    box [4] corners x1 y1 x2 y2 in pixels; text beside the box.
+    """
+
+    id: int
+    mask: np.ndarray
+    box: np.ndarray
+    text: str
+
+
+@dataclass(frozen=True)
 class FrameResult:
     """What is known about one frame after segmenting it.
 
     stem: file name without ending. frame: uint8 [H, W, 3] RGB. labels: uint8 [H, W] object ids.
     ids: [k] the objects known so far, in the channel order of `probabilities`, which computes
     float32 [k + 1, H, W] when called. evidence: named maps float32 [k, h, w] of what the system
-    went by, of objects that were known before the frame, where they are asked for.
+    went by, of objects that were known before the frame, where they are asked for. marks:
+    instances, whose masks may overlap.
     """
 
     stem: str
@@ -44,6 +57,7 @@ class FrameResult:
     ids: Sequence[int] = ()
     probabilities: Callable[[], np.ndarray] | None = None
     evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
+    marks: Sequence[Mark] = ()
 
 
 class Writer(abc.ABC):

@@ -31,9 +31,7 @@ def cell_anchors(
     return np.round(anchors) if geometry.round else anchors
 
 
-def grid_anchors(
-    cell: np.ndarray, grid: tuple[int, int], strides: tuple[int, int]
-) -> np.ndarray:
+def grid_anchors(cell: np.ndarray, grid: tuple[int, int], strides: tuple[int, int]) -> np.ndarray:
     """The anchors of a whole map, float32 [h * w * A, 4]: by row, then column, then anchor.
 
     Args:

@@ -83,9 +83,7 @@ def tap_origins(
     return places.reshape(-1, *grid, 1, 2)
 
 
-def corners(
-    places: jax.Array, size: tuple[int, int]
-) -> list[tuple[jax.Array, jax.Array]]:
+def corners(places: jax.Array, size: tuple[int, int]) -> list[tuple[jax.Array, jax.Array]]:
     """The four cells around places (y, x) [..., 2]: (index int32 [...], weight float32 [...]).
 
     The index is that of a flat map of `size`; weights are bilinear, 0 outside of it.

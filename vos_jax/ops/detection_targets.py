@@ -78,7 +78,10 @@ def sample(
     chance = jax.random.uniform(key, matched.shape)
     positive, negative = (
         _first(jnp.where(kind, chance, -1.0), most)
-        for kind, most in ((matched >= 0, int(count * positive_share)), (matched == NEGATIVE, count))
+        for kind, most in (
+            (matched >= 0, int(count * positive_share)),
+            (matched == NEGATIVE, count),
+        )
     )
     index = jnp.concatenate([positive[0], negative[0]])
     found = jnp.concatenate([positive[1], negative[1]])

@@ -43,9 +43,7 @@ def paste_masks(
         _axis_weights(boxes[:, axis], boxes[:, axis + 2], masks.shape[1], size[1 - axis], geometry)
         for axis in (1, 0)
     )
-    return jnp.einsum(
-        "nhm,nmk,nwk->nhw", down, masks, across, precision=lax.Precision.HIGHEST
-    )
+    return jnp.einsum("nhm,nmk,nwk->nhw", down, masks, across, precision=lax.Precision.HIGHEST)
 
 
 def _axis_weights(first, last, side, pixels, geometry):

@@ -116,8 +116,7 @@ def _gathered(maps, levels, start, length, *, bins, sampling):
     heights, widths = (np.array([x.shape[axis] for x in maps]) for axis in (0, 1))
     table = jnp.concatenate([x.reshape(-1, x.shape[-1]) for x in maps])
     first, width = (
-        jnp.asarray(x)[levels][:, None]
-        for x in (np.cumsum([0, *(heights * widths)[:-1]]), widths)
+        jnp.asarray(x)[levels][:, None] for x in (np.cumsum([0, *(heights * widths)[:-1]]), widths)
     )
     rows, down = _terms(start[:, 0], length[:, 0], bins[0], jnp.asarray(heights)[levels], sampling)
     columns, across = _terms(start[:, 1], length[:, 1], bins[1], width[:, 0], sampling)
