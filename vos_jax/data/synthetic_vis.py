@@ -240,11 +240,11 @@ def _hidden(rng: np.random.Generator):
     speed = rng.uniform(1.0, 1.15) * 4 * reach / (NUM_FRAMES - 3 - frames)
     width = 2 * reach + speed * (frames - 1.5)
     middle = WIDTH / 2 + rng.uniform(-8, 8)
-    when = (NUM_FRAMES - 1) / 2 + rng.uniform(-0.4, 0.4)
     lanes = (np.arange(count) + 0.5) * HEIGHT / count
     shapes, lives = [], []
     for k, (c, colour) in enumerate(zip(classes, colours, strict=True)):
         velocity = np.array([rng.uniform(-0.4, 0.4), speed * rng.choice([-1, 1])])
+        when = (NUM_FRAMES - 1) / 2 + rng.uniform(-0.4, 0.4)
         start = np.array([lanes[k] + rng.uniform(-2, 2), middle - velocity[1] * when])
         shapes.append(_shape(rng, k + 1, c, colour, start, velocity, rng.uniform(9.0, 11.5)))
         lives.append((int(rng.integers(1, 3)) if rng.random() < LATE else 0, MOST))

@@ -109,9 +109,27 @@ def cut_warped(
         smooth = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
         image = cv2.resize(image, scaled[::-1], interpolation=smooth)
         labels = cv2.resize(labels, scaled[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    height, width = labels.shape
+    maps = draw_places(rng, warp, crop=crop, size=labels.shape, scaled=scaled, corner=corner)
+    border = cv2.BORDER_CONSTANT
+    out = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=border, borderValue=(fill,) * 3)
+    ids = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderMode=border, borderValue=VOID)
+    return recolour(out.astype(np.float32), rng, warp.colour), ids
+
+
+def draw_places(
+    rng: np.random.Generator,
+    warp: Warp,
+    *,
+    crop: tuple[int, int],
+    size: tuple[int, int],
+    scaled: tuple[int, int],
+    corner: tuple[int, int],
+) -> np.ndarray:
+    """Where in an image each pixel of a warped crop lies, float32 [2, h, w] of x and y, for
+    cv2.remap. size: (H, W) of the image; the others are those of `cut_warped`.
+    """
     # From places in the unwarped crop to pixel centres of the image at hand.
-    step = np.array([width / scaled[1], height / scaled[0]])
+    step = np.array([size[1] / scaled[1], size[0] / scaled[0]])
     across, down, shift = (step[:, None] * warp.matrix(rng, crop)).T
     shift += (np.array(corner[::-1]) + 0.5) * step - 0.5
     # A place is the sum of what its column and what its row add.
@@ -120,6 +138,7 @@ def cut_warped(
     places = rows[:, :, None] + columns[:, None]
     if warp.elastic:
         places += _waves(rng, warp.elastic, crop) * step[:, None, None]
+<<<<<<< HEAD
     if warp.released:
         limits = np.array([width, height])[:, None, None] - 1
         x, y = np.rint(np.clip(places, 0, limits)).astype(np.intp)
@@ -129,6 +148,9 @@ def cut_warped(
     out = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=border, borderValue=(fill,) * 3)
     ids = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderMode=border, borderValue=VOID)
     return _recolour(out.astype(np.float32), rng, warp.colour), ids
+=======
+    return places.astype(np.float32)
+>>>>>>> vis-data
 
 
 def paste(
@@ -152,7 +174,7 @@ def _waves(rng: np.random.Generator, reach: float, crop: tuple[int, int]) -> np.
     return np.stack([cv2.resize(c, crop[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse])
 
 
-def _recolour(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
+def recolour(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
     """Random saturation, contrast and brightness of a float image in 0..255."""
     if amount == 0:
         return image
