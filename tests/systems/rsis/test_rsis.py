@@ -253,11 +253,11 @@ def test_places_compete_for_the_mask_of_ris():
     @jax.jit
     def segmented(variables, frame):
         features = model.apply(variables, frame, method=model.encode)
-        memory = model.apply(variables, features, None, jnp.ones((1, 3), bool), method=model.start)
+        memory = model.apply(variables, features, None, jnp.ones((1, 2), bool), method=model.start)
         return model.apply(variables, memory, features, method=model.segment)
 
     prediction = segmented(variables, frame)
-    assert prediction.logits.shape == (1, 3, 8, 12)
+    assert prediction.logits.shape == (1, 2, 8, 12)
     bias = variables["params"]["decoder"]["bias"]
     total = np.exp(np.asarray(prediction.logits) - bias).sum(axis=(2, 3))
     np.testing.assert_allclose(total, 8 * 12, rtol=1e-4)
