@@ -38,14 +38,12 @@ to 1.3 before frames are stretched to one size, which change their shape alone, 
 References are drawn once for a video, in the release for every frame.
 """
 
-from typing import Any
-
 from ml_collections import ConfigDict
 
 from vos_jax.presets import common
 
 # field of model, inference or loss -> its value in a row of the tables
-ROWS: dict[str, dict[str, Any]] = {
+ROWS = {
     "ablation_vanilla": {"attention": "vanilla"},
     "ablation_symmetric": {"attention": "symmetric"},
     "ablation_channelwise": {"attention": "channelwise"},
@@ -142,13 +140,13 @@ def _paper() -> ConfigDict:
     return config
 
 
-def _davis2016(split: str) -> dict[str, Any]:
+def _davis2016(split: str) -> dict:
     source = common.davis(split)
     source["davis"]["year"] = 2016
     return source
 
 
-def _evaluate_on(config: ConfigDict, name: str, source: dict[str, Any]) -> None:
+def _evaluate_on(config: ConfigDict, name: str, source: dict) -> None:
     config.data.eval = ConfigDict({name: source})
     config.eval.protocol = name.replace("_", "-")
 
