@@ -43,7 +43,7 @@ from ml_collections import ConfigDict
 from vos_jax.presets import common
 
 # field of model, inference or loss -> its value in a row of the tables
-ROWS: dict[str, dict] = {
+ROWS = {
     "ablation_vanilla": {"attention": "vanilla"},
     "ablation_symmetric": {"attention": "symmetric"},
     "ablation_channelwise": {"attention": "channelwise"},
