@@ -62,8 +62,8 @@ def test_the_columns_are_those_of_the_blank_one_and_depend_on_seed_and_number_al
     ahead = pickle.loads(pickle.dumps(examples)).example(91)
     for i in (7, 91):
         example = examples.example(i)
-        assert example.keys() == examples.blank().keys()
-        for name, value in examples.blank().items():
+        assert example.keys() == examples.columns().keys()
+        for name, value in examples.columns().items():
             assert np.shape(example[name]) == np.shape(value)
             assert np.asarray(example[name]).dtype.kind == np.asarray(value).dtype.kind
     assert all(np.array_equal(example[name], ahead[name]) for name in ahead)

@@ -14,7 +14,7 @@ slots, filled from the front; (h, w) the canvas.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from vos_jax.data.instances import InstanceVideo
 from vos_jax.data.rle import decode
+from vos_jax.data.sources import instance_videos, open_sources
 from vos_jax.data.warp import Warp, draw_places, recolour
 
 FRAMES = {"key": 1, "pair": 2, "around": 3}  # by the name in a config
@@ -76,8 +77,8 @@ class InstanceExamples:
             raise ValueError(
                 f"expected videos with instances to train on, found none in {len(self._videos)}"
             )
-        self.frames, self.crop = FRAMES[choose], (int(canvas[0]), int(canvas[1]))
-        self.max_objects = int(max_instances)
+        self._frames, self._canvas = FRAMES[choose], (int(canvas[0]), int(canvas[1]))
+        self._slots = int(max_instances)
         self.bad_clips = self.left_out = 0
         self._choose, self._reach = choose, int(reach)
         self._scales, self._flip = [tuple(scale) for scale in image_scales], float(flip)
@@ -95,7 +96,20 @@ class InstanceExamples:
         """Key frames, which make an epoch."""
         return len(self._keys)
 
-    def blank(self) -> dict[str, Any]:
+    @classmethod
+    def of(cls, data: Mapping[str, Any], seed: int) -> "InstanceExamples":
+        """The examples of a section config.data; key frames of all sources count alike."""
+        warp = Warp(**data["warp"])
+        names = "image_scales canvas flip max_instances inclusive on_bad_clip"
+        return cls(
+            instance_videos(open_sources(data, "train")),
+            **data["clip"],
+            **{name: data[name] for name in names.split()},
+            warp=warp if warp.changes else None,
+            seed=seed,
+        )
+
+    def columns(self) -> dict[str, Any]:
         """The columns of an example, empty.
 
         frames: float32 [T, h, w, 3] in 0..255, 0 below and right of the image. masks: bool [T, N,
@@ -103,10 +117,10 @@ class InstanceExamples:
         slot. ids: int32 [N]. crowd: bool [N]. size: int32 [2], (height, width) of the image on the
         canvas. name, source_index [T]: where it comes from.
         """
-        frames, slots = self.frames, self.max_objects
+        frames, slots = self._frames, self._slots
         return dict(
-            frames=np.zeros((frames, *self.crop, 3), np.float32),
-            masks=np.zeros((frames, slots, *self.crop), bool),
+            frames=np.zeros((frames, *self._canvas, 3), np.float32),
+            masks=np.zeros((frames, slots, *self._canvas), bool),
             boxes=np.zeros((frames, slots, 4), np.float32),
             valid=np.zeros((frames, slots), bool),
             classes=np.zeros(slots, np.int32),
@@ -118,7 +132,7 @@ class InstanceExamples:
         )
 
     def example(self, i: int) -> dict[str, Any]:
-        """Training example i; the columns are those of `blank`."""
+        """Training example i; the columns are those of `columns`."""
         epoch, place = divmod(int(i), len(self._keys))
         order = _order(self._seed, epoch, len(self._keys))
         for attempt in range(len(self._keys)):
@@ -136,10 +150,11 @@ class InstanceExamples:
         times = self._times(video, key, rng)
         chosen = self._chosen(video, key, times, rng)
         height, width = video.original_size
-        factor = _factor((height, width), self._scales[rng.integers(len(self._scales))], self.crop)
+        scale = self._scales[rng.integers(len(self._scales))]
+        factor = _factor((height, width), scale, self._canvas)
         size = int(height * factor + 0.5), int(width * factor + 0.5)
         flip = rng.random() < self._flip
-        out = self.blank()
+        out = self.columns()
         slots = np.arange(len(chosen))
         for row, t in enumerate(times):
             again = t == key and row != self._key_row  # another view of the same frame
@@ -175,12 +190,12 @@ class InstanceExamples:
     ) -> np.ndarray:
         """The instances that take the slots, in the order of the video."""
         shown = np.flatnonzero(video.valid[times].any(0))
-        if len(shown) <= self.max_objects:
+        if len(shown) <= self._slots:
             return shown
         with self._lock:
-            self.left_out += len(shown) - self.max_objects
+            self.left_out += len(shown) - self._slots
         mixed = rng.permutation(shown)
-        first = np.argsort(~video.valid[key, mixed], kind="stable")[: self.max_objects]
+        first = np.argsort(~video.valid[key, mixed], kind="stable")[: self._slots]
         return np.sort(mixed[first])
 
     def _view(
@@ -198,7 +213,8 @@ class InstanceExamples:
         image = cv2.resize(video.frame(t), size[::-1], interpolation=cv2.INTER_LINEAR)
         masks = _each(masks, partial(cv2.resize, dsize=size[::-1], interpolation=_NEAREST), size)
         if rng is not None and self._warp.changes:
-            places = draw_places(rng, self._warp, crop=size, size=size, scaled=size, corner=(0, 0))
+            whole = dict(crop=size, size=size, scaled=size, corner=(0, 0))
+            places = draw_places(rng, self._warp, **whole).astype(np.float32)
             image = cv2.remap(image, *places, cv2.INTER_LINEAR)
             masks = _each(masks, lambda mask: cv2.remap(mask, *places, _NEAREST), size)
             image = recolour(image.astype(np.float32), rng, self._warp.colour)

@@ -25,7 +25,7 @@ from vos_jax.data.davis import open_davis
 from vos_jax.data.fbms import open_fbms
 from vos_jax.data.images import open_images
 from vos_jax.data.instances import InstanceVideo
-from vos_jax.data.painted import painted
+from vos_jax.data.painted import PaintedVideo, painted
 from vos_jax.data.polygons import open_polygons
 from vos_jax.data.segtrack import open_segtrack
 from vos_jax.data.synth_vos import open_synth_vos
@@ -112,6 +112,20 @@ def open_sources(data: Mapping, key: str) -> list[Source]:
     return [
         _open(f"config.data.{key}.{name}", name, entry, data) for name, entry in entries.items()
     ]
+
+
+def instance_videos(sources: list[Source]) -> list[InstanceVideo]:
+    """All videos of the sources in order, with their own masks.
+
+    Raises ValueError naming a source that has label maps alone.
+    """
+    for source in sources:
+        if not all(isinstance(video, PaintedVideo) for video in source.videos):
+            raise ValueError(
+                f"source {source.name}: expected videos or images with instances and classes, such"
+                " as of kind youtube_vis, coco, polygons or synthetic_vis, found label maps"
+            )
+    return [video.source for source in sources for video in source.videos]
 
 
 def evaluation_videos(sources: list[Source]) -> list[Video]:

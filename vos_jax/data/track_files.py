@@ -19,6 +19,7 @@ from etils import epath
 
 from vos_jax.data.coco import Categories, categories_of, read_tables
 from vos_jax.data.folders import read_json
+from vos_jax.data.instances import InstanceVideo
 from vos_jax.data.rle import RLE, areas, from_segmentations
 
 RESULT_KEYS = ("video_id", "category_id", "score", "segmentations")
@@ -173,6 +174,44 @@ def read_results(path: epath.PathLike, annotations: Annotations) -> Results:
 def results_json(tracks: Mapping[int, Sequence[Track]]) -> str:
     """The text of a results.json: the tracks of each video id in their order."""
     return json.dumps([track.result(number) for number in tracks for track in tracks[number]])
+
+
+def annotations_json(videos: Sequence[InstanceVideo]) -> str:
+    """The text of an annotation file that holds the truth of videos of one set of categories."""
+    listed, annotations = [], []
+    for video in videos:
+        height, width = video.original_size
+        listed.append(
+            {
+                "id": int(video.video_id),
+                "width": int(width),
+                "height": int(height),
+                "length": len(video),
+                "file_names": [f"{video.name}/{stem}.jpg" for stem in video.frame_names],
+            }
+        )
+        frames = [video.rles(t) for t in range(len(video))]
+        for n, masks in enumerate(zip(*frames, strict=True)):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "video_id": int(video.video_id),
+                    "category_id": int(video.category_ids[video.classes[n] - 1]),
+                    "iscrowd": int(video.crowd[n]),
+                    "segmentations": list(masks),
+                    "bboxes": [_bbox(video.boxes(t)[n], mask) for t, mask in enumerate(masks)],
+                    "areas": [None if m is None else int(areas([m])[0]) for m in masks],
+                }
+            )
+    names = zip(videos[0].category_ids, videos[0].categories, strict=True)
+    categories = [{"id": int(number), "name": name} for number, name in names]
+    content = {"videos": listed, "categories": categories, "annotations": annotations}
+    return json.dumps(content)
+
+
+def _bbox(box: np.ndarray, mask: RLE | None) -> list[float] | None:
+    """x, y, width, height of corners."""
+    return None if mask is None else [*map(float, box[:2]), *map(float, box[2:] - box[:2])]
 
 
 def _facts(entry: Mapping, path: epath.Path) -> VideoFacts:

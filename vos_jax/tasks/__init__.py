@@ -5,9 +5,10 @@ from typing import Any
 
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.tasks.base import Task
+from vos_jax.tasks.vis import VIS
 from vos_jax.tasks.vos import VOS
 
-TASKS: Mapping[str, Task] = {"vos": VOS}
+TASKS: Mapping[str, Task] = {"vos": VOS, "vis": VIS}
 
 
 def task_of(config: Mapping[str, Any]) -> Task:
