@@ -109,7 +109,12 @@ def cut_warped(
         smooth = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
         image = cv2.resize(image, scaled[::-1], interpolation=smooth)
         labels = cv2.resize(labels, scaled[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    maps = draw_places(rng, warp, crop=crop, size=labels.shape, scaled=scaled, corner=corner)
+    places = draw_places(rng, warp, crop=crop, size=labels.shape, scaled=scaled, corner=corner)
+    if warp.released:
+        limits = np.array(labels.shape[::-1])[:, None, None] - 1
+        x, y = np.rint(np.clip(places, 0, limits)).astype(np.intp)
+        return recolour(image[y, x].astype(np.float32), rng, warp.colour), labels[y, x]
+    maps = places.astype(np.float32)
     border = cv2.BORDER_CONSTANT
     out = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=border, borderValue=(fill,) * 3)
     ids = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderMode=border, borderValue=VOID)
@@ -125,8 +130,9 @@ def draw_places(
     scaled: tuple[int, int],
     corner: tuple[int, int],
 ) -> np.ndarray:
-    """Where in an image each pixel of a warped crop lies, float32 [2, h, w] of x and y, for
-    cv2.remap. size: (H, W) of the image; the others are those of `cut_warped`.
+    """Where in an image each pixel of a warped crop lies, float64 [2, h, w] of x and y.
+
+    size: (H, W) of the image; the others are those of `cut_warped`.
     """
     # From places in the unwarped crop to pixel centres of the image at hand.
     step = np.array([size[1] / scaled[1], size[0] / scaled[0]])
@@ -138,19 +144,7 @@ def draw_places(
     places = rows[:, :, None] + columns[:, None]
     if warp.elastic:
         places += _waves(rng, warp.elastic, crop) * step[:, None, None]
-<<<<<<< HEAD
-    if warp.released:
-        limits = np.array([width, height])[:, None, None] - 1
-        x, y = np.rint(np.clip(places, 0, limits)).astype(np.intp)
-        return _recolour(image[y, x].astype(np.float32), rng, warp.colour), labels[y, x]
-    maps = places.astype(np.float32)
-    border = cv2.BORDER_CONSTANT
-    out = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=border, borderValue=(fill,) * 3)
-    ids = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderMode=border, borderValue=VOID)
-    return _recolour(out.astype(np.float32), rng, warp.colour), ids
-=======
-    return places.astype(np.float32)
->>>>>>> vis-data
+    return places
 
 
 def paste(
