@@ -71,7 +71,7 @@ class VISModel(nn.Module):
         return None
 
     def preprocess(self, frame: np.ndarray) -> Inputs:
-        """One frame, uint8 [H, W, 3] RGB, as `encode` wants it, without the axis B (on the host)."""
+        """On the host: a frame, uint8 [H, W, 3] RGB, as `encode` wants it, without the axis B."""
         raise TypeError(f"{type(self).__name__} lacks preprocess")
 
     def encode(self, inputs: Inputs, train: bool = False) -> Any:
