@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vos_jax.nn.fpn import FPN
+from vos_jax.nn.fpn import GroupNormFPN
 from vos_jax.nn.gated import gated
 from vos_jax.nn.group_norm import ConvGroupNorm, group_norm
 
@@ -57,7 +57,7 @@ def test_pyramid_passes_the_coarse_map_down_unsmoothed():
     rng = np.random.default_rng(0)
     sizes = ((9, 13, 4), (5, 7, 6), (3, 4, 8))
     maps = tuple(jnp.asarray(rng.normal(size=(1, *size)), jnp.float32) for size in sizes)
-    module = FPN(features=8, groups=2)
+    module = GroupNormFPN(features=8, groups=2)
     variables = module.init(jax.random.key(0), maps)
     expected = module.apply(variables, maps)
     assert [x.shape for x in expected] == [(1, *size[:2], 8) for size in sizes]

@@ -15,7 +15,7 @@ from vos_jax.nn.remat import block
 from vos_jax.ops.resize import resize_bilinear
 
 
-class FPN(nn.Module):
+class GroupNormFPN(nn.Module):
     """Lateral 1x1 convolutions, sums from coarse to fine, 3x3 smoothing of all but the coarsest."""
 
     features: int = 256

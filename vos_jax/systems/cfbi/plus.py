@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from vos_jax.nn.deeplab_dense import Maps
-from vos_jax.nn.fpn import FPN
+from vos_jax.nn.fpn import GroupNormFPN
 from vos_jax.systems.cfbi.model import CFBI
 
 
@@ -25,7 +25,7 @@ class CFBIPlus(CFBI):
     local_halved: bool = False
 
     def _setup_scales(self, dtype):
-        self.fpn = FPN(self.features, self.groups, dtype)
+        self.fpn = GroupNormFPN(self.features, self.groups, dtype)
 
     def _embed(self, maps: Maps) -> tuple[jax.Array, ...]:
         return self.fpn((maps.decoded, maps.mid_level, maps.pyramid))
