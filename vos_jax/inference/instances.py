@@ -85,12 +85,13 @@ class ModelLinker:
 
     def _link(self, real: bool) -> list[Linked]:
         frame = (self._last.features, self._last.detections, np.array([real]))
-        self._memory, ids, found = self._programs.link(self._variables, self._memory, *frame)
+        self._memory, linked = self._programs.link(self._variables, self._memory, *frame)
         if real and len(self._undecided) <= self._model.delay or not self._undecided:
             return []
-        ids = np.asarray(ids)[0]
-        kept = np.asarray(found.valid[0]) & (ids >= 0)
-        return [Linked(found_of(self._model, found, self._undecided.pop(0), kept), ids[kept])]
+        ids = np.asarray(linked.ids)[0]
+        kept = np.asarray(linked.detections.valid[0]) & (ids >= 0)
+        found = found_of(self._model, linked.detections, self._undecided.pop(0), kept)
+        return [Linked(found, ids[kept])]
 
 
 def linked_by(linker: Linker | ModelLinker, frame: np.ndarray, detected: Detected) -> list[Linked]:
@@ -141,14 +142,14 @@ def found_of(
 
     kept: bool [D].
     """
-    masks = np.asarray(compiled(model).draw(detections, size=size))[kept]
+    masks = np.asarray(compiled(model).masks(detections, size=size))[kept]
     boxes, scores, classes, features, probabilities = (
         np.asarray(getattr(detections, name)[0])[kept]
-        for name in ("boxes", "scores", "classes", "features", "probabilities")
+        for name in ("boxes", "scores", "classes", "embeddings", "probabilities")
     )
     boxes = boxes + np.float32([0, 0, 1, 1]) * model.geometry.extent
     rles = encode(masks) if len(masks) else []
-    return Found(boxes, scores, classes, rles, size, features, probabilities)
+    return Found(boxes, scores, 1 + classes, rles, size, features, probabilities)
 
 
 class Programs(NamedTuple):
@@ -156,8 +157,8 @@ class Programs(NamedTuple):
 
     detect: Callable[..., tuple[Any, Detections]]
     start: Callable[..., Any]
-    link: Callable[..., tuple[Any, jax.Array, Detections]]
-    draw: Callable[..., jax.Array]
+    link: Callable[..., tuple[Any, Any]]
+    masks: Callable[..., jax.Array]
 
 
 @functools.lru_cache(maxsize=8)
@@ -169,17 +170,17 @@ def compiled(model: VISModel) -> Programs:
         return features, model.apply(variables, features, method=model.detect)
 
     def start(variables):
-        return model.apply(variables, method=model.start)
+        return model.apply(variables, 1, method=model.start)
 
     def link(variables, memory, *frame):
         return model.apply(variables, memory, *frame, method=model.link)
 
-    def draw(detections, size):
-        return model.apply({}, detections, size, method=model.draw)[0]
+    def masks(detections, size):
+        return model.apply({}, detections, size, method=model.masks)[0]
 
     return Programs(
         jax.jit(detect),
         jax.jit(start),
         jax.jit(link, donate_argnums=1),
-        jax.jit(draw, static_argnames="size"),
+        jax.jit(masks, static_argnames="size"),
     )

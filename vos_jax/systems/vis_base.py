@@ -1,12 +1,16 @@
-"""What every system for instances in video implements and declares.
+"""What every video instance segmentation system implements.
 
-A system detects the objects of a frame, which gives `Detections` of fixed shape, and may link them:
-give each the identity of an object met before, or a new one. Frames lie on a canvas whose size is
-static while their own size and scale are values, so that one compiled program serves frames of any
-size. Its entry in SYSTEMS (systems/table.py) has task "vis".
+A system finds the instances of a frame and says which ones of earlier frames they are. Its pieces
+are pure functions with static shapes, so that a video of any length and any number of instances is
+one compiled program: detections fill slots, the best first, and what is remembered of the video has
+a fixed capacity. Training, evaluation and streaming are built from these functions.
 
-Glossary: B frames, D slots of detections, K classes without the background, E numbers that say what
-an object looks like, T frames of a training example, N its slots of instances.
+Frames come onto a canvas: `preprocess` scales them, places them in its upper left corner and says
+how large they are there. Sizes and scales are values, not shapes; frames of any size on one canvas
+are one program, too.
+
+Glossary: B videos, D slots of detections, K classes with the background first, m side of a mask
+grid, E size of embeddings, h w the canvas.
 """
 
 from collections.abc import Mapping
@@ -16,90 +20,94 @@ import flax.linen as nn
 import jax
 import numpy as np
 from flax import struct
-from jax.sharding import Mesh
 
-from vos_jax.ops.boxes import MODERN, Geometry
-from vos_jax.systems.base import Scope
+Scope = tuple[str, ...]
 
 
 @struct.dataclass
 class Inputs:
-    """Frames on a canvas [B, H, W, 3], normalised, in its top left corner; the rest is 0."""
+    """A prepared frame."""
 
-    canvas: jax.Array
-    size: jax.Array  # float32 [B, 2], height and width of what is no border
-    scale: jax.Array  # float32 [B, 2], down and across: pixels of the canvas per original pixel
+    frame: Any  # float32 [B, h, w, 3], normalised; 0 beyond the frame
+    size: Any  # int32 [B, 2]: height and width of the frame on the canvas
+    scale: Any  # float32 [B, 2]: pixels there for each pixel of the original frame, (y, x)
 
 
 @struct.dataclass
 class Detections:
-    """What was found in each frame, the best first, in original pixels.
+    """The instances of a frame, the best first."""
 
-    A slot that holds nothing has score 0 and a box of one pixel, which no operation takes for NaN.
-    """
-
-    boxes: jax.Array  # float32 [B, D, 4]
-    scores: jax.Array  # float32 [B, D]
-    classes: jax.Array  # int32 [B, D], from 1
-    probabilities: jax.Array  # float32 [B, D, K + 1], background first
-    masks: jax.Array  # float32 [B, D, m, m], probabilities within the box
-    features: jax.Array  # float32 [B, D, E]
+    boxes: jax.Array  # float32 [B, D, 4], pixels of the original frame
+    scores: jax.Array  # float32 [B, D] in 0..1; 0 in a slot that is not used
+    classes: jax.Array  # int32 [B, D], from 0, without the background
+    probabilities: jax.Array  # float32 [B, D, K]
+    masks: jax.Array  # float32 [B, D, m, m], logits inside of the box
+    embeddings: jax.Array  # float32 [B, D, E]; E is 0 where a system has none
     valid: jax.Array  # bool [B, D]
 
 
+@struct.dataclass
+class Linked:
+    """Detections of a frame with the identities of their instances in the video."""
+
+    ids: jax.Array  # int32 [B, D], from 0 by first appearance; -1: of no instance
+    detections: Detections
+
+
 class VISModel(nn.Module):
-    """Base class: what a system implements."""
+    """Base class: what a system implements.
 
-    @property
-    def delay(self) -> int:
-        """How many frames later the identities of a frame are settled."""
-        return 0
+    Attributes:
+        delay: how many frames `link` lags behind.
+        geometry: see ops.boxes; here because pasting a mask into its frame depends on it.
+    """
 
-    @property
-    def geometry(self) -> Geometry:
-        """What the corners of its boxes mean."""
-        return MODERN
+    delay = 0
 
     @property
     def backbone_scopes(self) -> tuple[Scope, ...]:
         """Where the variables of its backbone lie, for `config.init.backbone`."""
         return (("backbone",),)
 
-    @property
-    def mesh(self) -> Mesh | None:
-        """The devices that inference runs on, where it is more than one."""
-        return None
-
     def preprocess(self, frame: np.ndarray) -> Inputs:
-        """On the host: a frame, uint8 [H, W, 3] RGB, as `encode` wants it, without the axis B."""
+        """One frame, uint8 [H, W, 3] RGB, on the host: numpy arrays without the batch axis."""
         raise TypeError(f"{type(self).__name__} lacks preprocess")
 
     def encode(self, inputs: Inputs, train: bool = False) -> Any:
-        """Features of prepared frames."""
+        """Features of frames; one pass."""
         raise TypeError(f"{type(self).__name__} lacks encode")
 
     def detect(self, features: Any) -> Detections:
-        """The objects of each frame."""
+        """The instances of each frame."""
         raise TypeError(f"{type(self).__name__} lacks detect")
 
-    def draw(self, detections: Detections, size: tuple[int, int]) -> jax.Array:
-        """Masks bool [B, D, H, W] of frames of `size` (H, W), static."""
-        raise TypeError(f"{type(self).__name__} lacks draw")
+    def start(self, videos: int) -> Any:
+        """The memory before the first frame, a pytree of fixed shapes; what is unused is zero."""
+        raise TypeError(f"{type(self).__name__} lacks start")
 
-    def start(self) -> Any:
-        """Memory before the first frame of a video: fixed capacity, what is unused is 0."""
-        raise TypeError(f"{type(self).__name__} links no objects")
+    def link(
+        self, memory: Any, features: Any, detections: Detections, real: jax.Array
+    ) -> tuple[Any, Linked]:
+        """The memory after a frame, and the frame `delay` before it with identities.
 
-    def link(self, memory: Any, features: Any, detections: Detections, real: jax.Array) -> tuple:
-        """Memory after a frame, identities int32 [1, D] (-1: none) and the detections they are of,
-        those of `delay` frames before.
-
-        real: bool [1]; False after the last frame, to settle those that are left.
+        real: bool [B]; False after the last frame of a video, to get at what is still delayed.
         """
-        raise TypeError(f"{type(self).__name__} links no objects")
+        raise TypeError(f"{type(self).__name__} lacks link")
+
+    def masks(self, detections: Detections, size: tuple[int, int]) -> jax.Array:
+        """Masks of whole frames of the original `size`, bool [B, D, H, W]."""
+        raise TypeError(f"{type(self).__name__} lacks masks")
 
     def losses(
-        self, batch: Mapping[str, jax.Array], rng: jax.Array, **settings: Any
+        self, batch: Mapping[str, jax.Array], key: jax.Array, step: jax.Array, **settings: Any
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Losses [B] whose mean is minimised, and its parts by name; see InstanceExamples."""
+        """Loss of each example [B], whose mean over the batch is minimised, and its parts [B].
+
+        key: of what is drawn by chance. Where the released loss is a mean over something that
+        examples have in different numbers, losses are scaled so that their mean is that.
+        """
         raise TypeError(f"{type(self).__name__} lacks losses")
+
+    def __call__(self, inputs: Inputs) -> Any:
+        """The detections of frames; meets every parameter, for `init`."""
+        return self.detect(self.encode(inputs))

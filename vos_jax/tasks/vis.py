@@ -43,9 +43,9 @@ def _objective(model: VISModel, train: Mapping[str, Any], loss: Mapping[str, Any
         # whatever dtype they travelled in, config.data.transport
         batch = {**batch, "frames": batch["frames"].astype(jnp.float32)}
         how = dict(method=model.losses, mutable=["batch_stats"])
-        (losses, parts), changed = model.apply(variables, batch, rng, **settings, **how)
+        (losses, parts), changed = model.apply(variables, batch, rng, step, **settings, **how)
         batch_stats = changed.get("batch_stats", variables.get("batch_stats", {}))
-        return scale * losses, batch_stats, parts
+        return scale * losses, batch_stats, {name: part.mean() for name, part in parts.items()}
 
     return objective
 
