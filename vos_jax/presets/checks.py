@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 from vos_jax.data.augment import FITS, INTERPOLATIONS, groups_of
 from vos_jax.data.example import TRANSPORTS
+from vos_jax.data.instance_examples import FRAMES
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
+from vos_jax.inference.tracks import AGGREGATES
 from vos_jax.metrics.protocols import INSTANCES, PROTOCOLS
 from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.build import build_model, model_fields
@@ -128,7 +130,12 @@ DATA = {
     "objects.pixels": whole(),
     "objects.merge": SWITCH,
     "classes": several(TEXT),
-    "clip.choose": one_of(*CHOOSERS),
+    "clip.choose": one_of(*CHOOSERS, *FRAMES),
+    "clip.reach": whole(1),
+    "canvas": several(whole(32, SIDE), least=2),
+    "image_scales": several(several(whole(1, SIDE), least=2), least=1),
+    "max_instances": whole(1, 1000),
+    "inclusive": SWITCH,
     "clip.frames": whole(1, 1000),
     "clip.max_gap": whole(1),
     "clip.growth.start": whole(),
@@ -200,6 +207,10 @@ RULES = {
     "eval.metric": TEXT,
     "eval.floors": several(TEXT),
     "eval.overlay": SWITCH,
+    "eval.linkers": several(TEXT),
+    "inference.linker": TEXT,
+    "inference.aggregate": one_of(*AGGREGATES),
+    "inference.propagation": TEXT,
     "inference.slots": whole(0, 254),
     "inference.scales": several(number(0, 100, above=True), least=1),
     "inference.flip": SWITCH,
@@ -263,7 +274,7 @@ def check_config(config: Mapping) -> None:
         for name, value, rule in _ruled(config)
         if not rule.holds(value)
     ]
-    if not problems and "data" in config and "train" in config:
+    if not problems and "train" in config and "groups" in config.get("data", {}):
         problems = [
             *_frames_that_do_not_fit(config),
             *_transport_that_does_not_fit(config["data"]),

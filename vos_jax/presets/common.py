@@ -6,29 +6,27 @@ whose defaults are the released configuration.
 """
 
 import dataclasses
-import importlib
 import inspect
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
 from vos_jax.inference.crf import CRF
+from vos_jax.presets import vis
 from vos_jax.systems.build import model_fields
 from vos_jax.systems.table import SYSTEMS
 
 
 def new_config(system: str) -> ConfigDict:
     """All sections for a system of SYSTEMS; `data` has no source yet."""
+    of_task = {"vos": _vos_sections, "vis": _vis_sections}[SYSTEMS[system].task]
     config = ConfigDict(
         {
             "seed": 0,
             "model": _model(system),
-            "data": data_section(),
-            "train": train_section(),
             "optim": optim_section(),
             "loss": {"scale": 1.0, **_loss_settings(system)},  # scale multiplies the loss
-            "eval": eval_section(),
-            "inference": _inference(system),
+            **of_task(system),
             "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: all that are left
             "log": {"every": 100},  # steps between two lines
             # (first, last): jax.profiler traces these steps into workdir/profile; (): none
@@ -38,21 +36,33 @@ def new_config(system: str) -> ConfigDict:
         }
     )
     config.optim.steps = follow(config.train, "steps")
-    if SYSTEMS[system].model().traits.guidance == "none":
-        config.eval.floors = ("background", "whole_frame")
     return config
 
 
-def system_config(system: str, preset: str) -> ConfigDict:
-    """A preset of a system by its usual name, in whichever file of configs it is.
+def _vos_sections(system: str) -> dict[str, Any]:
+    """Those of systems that segment given or found objects."""
+    sections = {
+        "data": data_section(),
+        "train": train_section(),
+        "eval": eval_section(),
+        "inference": _inference(system),
+    }
+    if SYSTEMS[system].model().traits.guidance == "none":
+        sections["eval"]["floors"] = ("background", "whole_frame")
+    return sections
 
-    preset: such as "quick" or "paper". Of a system whose entry names its published configuration
-    FILE:PRESET, "paper" is that, and any other one PRESET_<preset>.
-    """
-    file, _, published = SYSTEMS[system].config.partition(".py:")
-    if published:
-        preset = published if preset == "paper" else f"{published}_{preset}"
-    return importlib.import_module(f"vos_jax.configs.{file or system}").get_config(preset)
+
+def _vis_sections(system: str) -> dict[str, Any]:
+    """Those of systems for instances."""
+    fields = model_fields(SYSTEMS[system].model)
+    own = {name: fields[name] for name in SYSTEMS[system].inference}
+    train = {k: v for k, v in train_section().items() if k not in vis.NOT_OF_TRAIN}
+    return {
+        "data": vis.data_section(),
+        "train": train,
+        "eval": vis.eval_section(),
+        "inference": vis.inference_section() | own,
+    }
 
 
 def follow(section: ConfigDict, key: str) -> FieldReference:

@@ -1,0 +1,80 @@
+"""The sections of a config that systems for instances have in a form of their own."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+# of train_section: what a system that is shown no masks has no use for
+NOT_OF_TRAIN = ("num_given", "teacher_forcing_steps", "frames_apart", "slot_buckets")
+
+
+def data_section() -> dict[str, Any]:
+    """Training examples (data/instance_examples.py); sources."""
+    return {
+        "dir": "",  # root of the sources' folders; or the environment's VOS_JAX_DATA_DIR
+        "canvas": (384, 640),  # height and width of what the network sees, multiples of 32
+        # (long, short) sides that a frame is made to fit into; of several one is drawn
+        "image_scales": ((640, 360),),
+        "flip": 0.5,  # probability
+        "max_instances": 16,  # slots
+        "inclusive": False,  # boxes end at their last pixel before they are scaled (mmdet 0.x)
+        # which frames come with a key frame: "key" none, "pair" another one of the video, "around"
+        # one before and one after, each up to `reach` away
+        "clip": {"choose": "pair", "reach": 3},
+        # of the other frames of an image; by default they are the image itself
+        "warp": {
+            "rotate": 0.0,  # degrees, as is shear
+            "shear": 0.0,
+            "zoom": (1.0, 1.0),
+            "shift": 0.0,  # of the frame's sides
+            "elastic": 0.0,  # pixels
+            "colour": 0.0,
+        },
+        "workers": 16,  # threads
+        "processes": 0,  # so many processes instead, which share no lock
+        "transport": "float32",  # dtype in which frames go to the device (data/example.py)
+        "on_bad_clip": "raise",  # or "skip": an unreadable file is counted, and another one drawn
+        # name -> {kind, dir, split, ...}, see data/sources.py: sources with instances
+        "train": {},
+        "eval": {},
+        # the first `steps` steps; other keys replace those of `data` there
+        "pretrain": {"steps": 0},
+        # the first of every `every` steps; other keys replace those of `data` there. 0: none
+        "alternate": {"every": 0},
+    }
+
+
+def eval_section() -> dict[str, Any]:
+    """What is scored, and when."""
+    return {
+        "every": 10_000,  # steps; 0: at the end alone
+        "videos": 0,  # the first so many; 0: all
+        "metric": "AP",  # the best checkpoint's
+        # linkers that follow the same detections, beside that of config.inference
+        "linkers": (),
+        "overlay": True,
+    }
+
+
+def inference_section() -> dict[str, Any]:
+    """How a trained network is run, but for the fields of its module."""
+    return {
+        # who gives identities: the "model" itself, or one of inference/vis_setup.py
+        "linker": "model",
+        "aggregate": "majority",  # or "mean": a track's score and class (inference/tracks.py)
+        # checkpoint of the system that the linker "propagation" follows objects with
+        "propagation": "",
+    }
+
+
+def youtube_vis(part: str, year: str = "2019") -> dict[str, Any]:
+    """A part of YouTube-VIS's training set; the truth of its validation set is withheld."""
+    folder = f"YouTube-VIS-{year}"
+    return {"youtube_vis": {"kind": "youtube_vis", "dir": folder, "split": "train", "part": part}}
+
+
+def use_synthetic(config: ConfigDict) -> None:
+    """Trains and evaluates on the embedded clips of synthetic-vis-v1."""
+    train, test = ({"synthetic": {"kind": "synthetic_vis", "split": s}} for s in ("train", "test"))
+    config.data.train, config.data.eval = ConfigDict(train), ConfigDict(test)
+    config.data.update({"canvas": (96, 160), "image_scales": ((160, 96),), "max_instances": 4})
