@@ -65,6 +65,18 @@ def _vis_sections(system: str) -> dict[str, Any]:
     }
 
 
+def system_config(system: str, preset: str) -> ConfigDict:
+    """A preset of a system by its usual name, in whichever file of configs it is.
+
+    preset: such as "quick" or "paper". Of a system whose entry names its published configuration
+    FILE:PRESET, "paper" is that, and any other one PRESET_<preset>.
+    """
+    file, _, published = SYSTEMS[system].config.partition(".py:")
+    if published:
+        preset = published if preset == "paper" else f"{published}_{preset}"
+    return importlib.import_module(f"vos_jax.configs.{file or system}").get_config(preset)
+
+
 def follow(section: ConfigDict, key: str) -> FieldReference:
     """A value that is section's `key`, whatever it becomes, until it is set apart.
 
