@@ -1,188 +1,249 @@
-"""Training examples of instances: which frames, in which order, scaled, flipped, on a canvas."""
+"""Training examples with instances: geometry, choice of frames, reproducibility."""
 
+import dataclasses
 import pickle
 
-import cv2
 import numpy as np
 import pytest
 
-from vos_jax.data.instance_examples import InstanceExamples, with_instance
+from vos_jax.data.instance_examples import InstanceExamples, fitted_size, turn
 from vos_jax.data.instances import Instances, InstanceVideo
+from vos_jax.data.painted import PaintedVideo
+from vos_jax.data.pipeline import batches
 from vos_jax.data.rle import encode
-from vos_jax.data.synthetic_vis import synthetic_vis_videos
+from vos_jax.data.sources import Source, open_sources
 from vos_jax.data.warp import Warp
 
-SIZE = (48, 80)
-PLAIN = dict(image_scales=[(80, 48)], canvas=(64, 96), flip=0.0)
+CANVAS, SIDES = (32, 64), (56, 32)
 
 
-def video(frames=4, count=2, size=SIZE, fails=(), crowd=(), name="v"):
-    """Instance n is a square that moves; it has a mask in every frame; boxes are the masks' own."""
-    masks = np.zeros((frames, count, *size), bool)
-    for t in range(frames):
-        for n in range(count):
-            masks[t, n, 2 + n : 14 + n, 5 * n + 3 * t : 5 * n + 3 * t + 12] = True
+def masks_of(t):
+    """A square that moves, one that is hidden behind it in frame 0, and a crowd."""
+    masks = np.zeros((3, 16, 24), bool)
+    masks[0, 4:10, 2 + t : 10 + t] = True
+    if t:
+        masks[1, 8:14, 12:20] = True
+    masks[2, 0:3] = True
+    return masks
 
-    def frame(t):
-        if t in fails:
-            raise ValueError("broken")
-        return np.full((*size, 3), 10 * t + 5, np.uint8)
 
-    facts = Instances(
-        ids=np.arange(count, dtype=np.int32) + 7,
-        classes=np.arange(count, dtype=np.int32) % 3 + 1,
-        crowd=np.isin(np.arange(count), crowd),
-        valid=np.ones((frames, count), bool),
-        categories=["a", "b", "c"],
-        original_size=size,
+def load_frame(t):
+    frame = np.full((16, 24, 3), 10 * t, np.uint8)
+    frame[masks_of(t)[0]] = 200
+    return frame
+
+
+def load_rles(t):
+    return encode(masks_of(t))
+
+
+def describe():
+    return Instances(
+        ids=np.array([4, 9, 11], np.int32),
+        classes=np.array([2, 1, 1], np.int32),
+        crowd=np.array([False, False, True]),
+        valid=np.array([[True, False, True], [True, True, True], [True, True, True]]),
+        categories=["cat", "dog"],
+        original_size=(16, 24),
     )
-    names = [f"{t}" for t in range(frames)]
-    return InstanceVideo(name, "set", names, frame, lambda t: encode(masks[t]), lambda: facts)
 
 
-def test_at_its_own_size_an_example_is_the_clip():
-    examples = InstanceExamples([video()], choose="pair", max_instances=3, **PLAIN)
-    example, clip = examples.example(5), video().clip()
-    key, other = example["source_index"]
-    assert key != other and example["name"] == b"set/v" and example["size"].tolist() == [48, 80]
-    for row, t in enumerate((key, other)):
-        assert (example["frames"][row, :48, :80] == clip.frames[t]).all()
-        assert (example["masks"][row, :2, :48, :80] == clip.masks[t]).all()
-        assert (example["boxes"][row, :2] == clip.boxes[t]).all()
-    assert example["valid"].tolist() == [[True, True, False]] * 2
-    assert example["classes"].tolist() == [1, 2, 0] and example["ids"].tolist() == [7, 8, 0]
-    assert not example["frames"][:, 48:].any() and not example["frames"][:, :, 80:].any()
-    assert not example["masks"][:, 2].any() and not example["masks"][:, :, 48:].any()
+def source(load=load_frame):
+    video = InstanceVideo("v", "toy", ["a", "b", "c"], load, load_rles, describe)
+    return Source("toy", [PaintedVideo(video)])
 
 
-def test_the_columns_are_those_of_the_blank_one_and_depend_on_seed_and_number_alone():
-    videos = synthetic_vis_videos("train", 4)
-    options = dict(choose="around", image_scales=[(160, 96), (96, 64)], canvas=(96, 160), seed=3)
-    examples = InstanceExamples(videos, **options)
-    ahead = pickle.loads(pickle.dumps(examples)).example(91)
-    for i in (7, 91):
-        example = examples.example(i)
-        assert example.keys() == examples.columns().keys()
-        for name, value in examples.columns().items():
-            assert np.shape(example[name]) == np.shape(value)
-            assert np.asarray(example[name]).dtype.kind == np.asarray(value).dtype.kind
-    assert all(np.array_equal(example[name], ahead[name]) for name in ahead)
-    other = InstanceExamples(videos, **{**options, "seed": 4}).example(91)
-    assert not np.array_equal(other["frames"], ahead["frames"])
+def examples(**options):
+    given = dict(frames=2, canvas=CANVAS, sides=SIDES, flip=0.0, max_objects=3, seed=1)
+    return InstanceExamples([source(options.pop("load", load_frame))], **{**given, **options})
 
 
-def test_every_frame_with_an_instance_is_key_once_an_epoch():
-    videos = [video(3, name="a"), video(5, name="b"), video(2, crowd=(0, 1), name="c")]
-    examples = InstanceExamples(videos, choose="key", **PLAIN)
-    assert len(examples) == 8  # crowds make no key frame
-    epochs = [
-        [
-            (e["name"], int(e["source_index"][0]))
-            for e in map(examples.example, range(8 * n, 8 * n + 8))
-        ]
-        for n in (0, 1)
+def test_frames_boxes_and_masks_agree_and_fill_the_canvas_from_its_corner():
+    for i in range(6):
+        example = examples().example(i)
+        assert example["size"].tolist() == [32, 48]
+        assert example["name"] == "toy/v"
+        assert (example["frames"][:, :, 48:] == 0).all() and not example["masks"][..., 48:].any()
+        assert example["classes"].tolist()[:2] == [2, 1]  # the crowd has no slot
+        for t, source_t in enumerate(example["source_index"]):
+            expected = np.float32([2 + source_t, 4, 10 + source_t, 10]) * 2
+            np.testing.assert_allclose(example["boxes"][t, 0], expected)
+            rows, columns = np.nonzero(example["masks"][t, 0])
+            found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(found, expected)
+            assert (example["frames"][t][example["masks"][t, 0]] > 100).mean() > 0.9
+            assert example["valid"][t].tolist() == [True, source_t > 0, False]
+
+
+def test_a_flip_mirrors_frames_boxes_and_masks_alike():
+    plain, mirrored = examples().example(3), examples(flip=1.0).example(3)
+    assert (plain["source_index"] == mirrored["source_index"]).all()
+    width = plain["size"][1]
+    for name in ("frames", "masks"):
+        axis = 2 if name == "frames" else 3
+        cut = [np.take(x[name], range(width), axis) for x in (plain, mirrored)]
+        np.testing.assert_array_equal(np.flip(cut[0], axis), cut[1])
+    found, x = mirrored["boxes"][:, 0], plain["boxes"][:, 0]
+    np.testing.assert_allclose(found[:, [2, 0]], width - x[:, [0, 2]])
+
+
+def test_frames_are_a_key_frame_and_others_or_in_order_around_it():
+    drawn = [examples(frames=2).example(i)["source_index"].tolist() for i in range(40)]
+    assert {tuple(pair) for pair in drawn} == {(a, b) for a in range(3) for b in range(3) if a != b}
+    drawn = [
+        examples(frames=3, choose="around", reach=2).example(i)["source_index"].tolist()
+        for i in range(40)
     ]
-    assert len(set(epochs[0])) == 8 and set(epochs[0]) == set(epochs[1])
-    assert epochs[0] != epochs[1]
+    assert all(frames == sorted(frames) for frames in drawn)
+    assert {frames[1] for frames in drawn} == {0, 1, 2}
+    four = examples(frames=4).example(0)["source_index"]
+    assert len(four) == 4 and set(four) == {0, 1, 2}  # of fewer frames some come twice
 
 
-def test_the_frames_around_a_key_are_within_reach_and_in_the_video():
-    examples = InstanceExamples([video(6)], choose="around", reach=2, **PLAIN)
-    times = [examples.example(i)["source_index"].tolist() for i in range(40)]
-    assert all(before <= key <= after for before, key, after in times)
-    assert {key - before for before, key, _ in times} == {0, 1, 2}
-    assert all(key in (0, before + 1, before + 2) for before, key, _ in times)
+def test_of_more_instances_than_slots_those_of_the_key_frame_come_first():
+    found = [examples(frames=1, max_objects=1).example(i) for i in range(30)]
+    first = [e for e in found if e["source_index"][0] == 0]
+    assert first and all(e["classes"].tolist() == [2] for e in first)
+    assert {e["classes"][0] for e in found} == {1, 2}
+    assert all(e["valid"].all() for e in found)
 
 
-def test_scaling_flipping_and_fitting_move_boxes_and_masks_together():
-    for size in (SIZE, (80, 48), (120, 200)):
-        examples = InstanceExamples(
-            [video(size=size)], choose="key", image_scales=[(160, 96)], canvas=(96, 160), flip=0.5
+def test_an_example_depends_on_seed_and_number_alone():
+    one, other = examples(), pickle.loads(pickle.dumps(examples()))
+    for i in (7, 2):
+        first, second = one.example(i), other.example(i)
+        assert first.keys() == second.keys() == one.columns().keys()
+        for name, x in one.columns().items():
+            if name != "name":
+                np.testing.assert_array_equal(first[name], second[name])
+                assert first[name].shape == x.shape and first[name].dtype == x.dtype
+    changed = [examples(seed=2).example(i)["source_index"].tolist() for i in range(8)]
+    assert changed != [one.example(i)["source_index"].tolist() for i in range(8)]
+
+
+def test_batches_stack_all_columns():
+    rows = next(batches(examples(), 4, 3))
+    assert rows["masks"].shape == (3, 2, 3, *CANVAS) and rows["masks"].dtype == bool
+    np.testing.assert_array_equal(rows["boxes"][1], examples().example(5)["boxes"])
+
+
+def test_frames_keep_their_aspect_and_fit_into_sides_and_canvas():
+    assert fitted_size((720, 1280), (640, 360), (384, 640)) == (360, 640)
+    assert fitted_size((480, 640), (640, 360), (384, 640)) == (360, 480)
+    assert fitted_size((1280, 720), (640, 360), (384, 640)) == (384, 216)  # portrait
+    assert fitted_size((90, 160), (640, 360), (384, 640)) == (360, 640)
+
+
+def test_what_cannot_be_trained_on_is_refused_with_its_name():
+    with pytest.raises(ValueError, match="config.data.sides: expected long and short side"):
+        examples(sides=(80, 32))
+    with pytest.raises(ValueError, match="clip.choose: expected one of"):
+        examples(choose="still")
+    labels = open_sources({"train": {"s": {"kind": "synthetic", "split": "train"}}}, "train")
+    with pytest.raises(ValueError, match="source s: expected videos or images with instances"):
+        InstanceExamples(
+            labels, frames=2, canvas=CANVAS, sides=SIDES, flip=0, max_objects=2, seed=0
         )
-        flips = set()
-        for i in range(8):
-            example = examples.example(i)
-            height, width = example["size"]
-            factor = min(96 / size[0], 160 / size[1], 160 / max(size), 96 / min(size))
-            assert (height, width) == (int(size[0] * factor + 0.5), int(size[1] * factor + 0.5))
-            for n in range(2):
-                y, x = np.nonzero(example["masks"][0, n])
-                around = [x.min(), y.min(), x.max() + 1, y.max() + 1]
-                np.testing.assert_allclose(example["boxes"][0, n], around, atol=1)
-            t = example["source_index"][0]
-            flips.add(bool(abs(example["boxes"][0, 0, 0] - 3 * t * factor) > 1))
-        assert flips == {True, False}
+
+
+def broken(t):
+    if t == 1:
+        raise ValueError("b.jpg is damaged")
+    return load_frame(t)
+
+
+def test_a_file_that_cannot_be_read_is_an_error_or_counted():
+    with pytest.raises(ValueError, match="b.jpg is damaged"):
+        [examples(load=broken).example(i) for i in range(10)]
+    skipping = examples(load=broken, on_bad_clip="skip")
+    found = [set(skipping.example(i)["source_index"].tolist()) for i in range(10)]
+    assert skipping.bad_clips > 0 and all(1 not in frames for frames in found)
+
+
+def test_synthetic_vis_is_a_source_of_it():
+    data = {"train": {"s": {"kind": "synthetic_vis", "split": "train", "videos": 4}}}
+    made = InstanceExamples(
+        open_sources(data, "train"),
+        frames=2,
+        canvas=(96, 160),
+        sides=(160, 96),
+        flip=0.5,
+        max_objects=4,
+        seed=0,
+    )
+    example = made.example(0)
+    assert example["size"].tolist() == [96, 160] and example["valid"][0].any()
+    inside = example["frames"].std(axis=(1, 2, 3))
+    assert (inside > 5).all()
+
+
+def still():
+    """An image with the masks of frame 2."""
+    facts = describe()
+    facts = dataclasses.replace(facts, valid=facts.valid[2:])
+    video = InstanceVideo("s", "toy", ["a"], lambda t: load_frame(2), lambda t: load_rles(2),
+                          lambda: facts)  # fmt: skip
+    return Source("still", [PaintedVideo(video)])
+
+
+def around(mask):
+    y, x = np.nonzero(mask)
+    return [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+
+def test_every_frame_that_shows_an_object_is_the_key_frame_once_in_an_epoch():
+    for choose, frames in (("any_other", 1), ("around", 3)):
+        made = examples(choose=choose, frames=frames)
+        keys = [int(made.example(i)["source_index"][frames // 2]) for i in range(60)]
+        epochs = [keys[i : i + 3] for i in range(0, 60, 3)]
+        assert all(sorted(epoch) == [0, 1, 2] for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 3
+
+
+def test_sources_take_turns_by_their_weights_and_none_is_skipped():
+    for weights in ([1.0], [2.0, 1.0], [1.0, 3.0, 0.5], [0.1, 0.2, 0.3]):
+        turns = [turn(i, weights) for i in range(900)]
+        for source, weight in enumerate(weights):
+            numbers = [number for s, number in turns if s == source]
+            assert numbers == list(range(len(numbers)))
+            assert abs(len(numbers) - 900 * weight / sum(weights)) <= len(weights)
+
+
+def test_several_sources_are_mixed():
+    two = dict(frames=1, canvas=CANVAS, sides=SIDES, flip=0.0, max_objects=3, seed=1)
+    made = InstanceExamples([source(), still()._replace(weight=0.5)], **two)
+    names = [made.example(i)["name"] for i in range(9)]
+    assert names.count("toy/v") == 6 and names.count("toy/s") == 3
+
+
+def test_a_still_comes_with_warped_views_of_itself_and_a_video_does_not():
+    warp = Warp(rotate=20, zoom=(0.8, 1.2), shift=0.1)
+    given = dict(canvas=CANVAS, sides=SIDES, flip=0.5, max_objects=3, seed=1)
+    for choose, frames, key in (("any_other", 2, 0), ("around", 3, 1)):
+        options = dict(given, choose=choose, frames=frames)
+        plain = InstanceExamples([still()], **options).example(0)
+        assert all((masks == plain["masks"][0]).all() for masks in plain["masks"])
+        warped = InstanceExamples([still()], warp=warp, **options).example(0)
+        assert (warped["masks"][key] == plain["masks"][0]).all()
+        assert (warped["frames"][key] == plain["frames"][0]).all()
+        for t in set(range(frames)) - {key}:
+            assert (warped["masks"][t] != plain["masks"][0]).any()
+            for n in np.flatnonzero(warped["valid"][t]):
+                assert warped["boxes"][t, n].tolist() == around(warped["masks"][t, n])
+    moving, same = (InstanceExamples([source()], frames=2, warp=w, **given) for w in (warp, None))
+    assert (moving.example(4)["frames"] == same.example(4)["frames"]).all()
 
 
 def test_inclusive_boxes_end_at_their_last_pixel_before_they_are_scaled():
-    options = dict(choose="key", image_scales=[(160, 96)], canvas=(96, 160))
-    boxes = [
-        InstanceExamples([video(1)], inclusive=inclusive, flip=flip, **options).example(0)["boxes"]
+    found = [
+        examples(frames=1, inclusive=inclusive, flip=flip).example(0)
         for flip in (0.0, 1.0)
         for inclusive in (False, True)
     ]
-    assert boxes[0][0, 1].tolist() == [10, 6, 34, 30]
-    assert boxes[1][0, 1].tolist() == [10, 6, 32, 28]  # (17 - 1) * 2, (15 - 1) * 2
-    assert boxes[2][0, 1].tolist() == [160 - 34, 6, 160 - 10, 30]
-    assert boxes[3][0, 1].tolist() == [159 - 32, 6, 159 - 10, 28]
-
-
-def test_a_still_has_warped_views_of_itself():
-    still = video(1)
-    plain = InstanceExamples([still], choose="pair", **PLAIN).example(0)
-    assert (plain["masks"][0] == plain["masks"][1]).all()
-    warp = Warp(rotate=20, zoom=(0.8, 1.2), shift=0.1)
-    for choose, key in (("pair", 0), ("around", 1)):
-        example = InstanceExamples([still], choose=choose, warp=warp, **PLAIN).example(0)
-        assert (example["masks"][key] == plain["masks"][0]).all()
-        for row in set(range(len(example["masks"]))) - {key}:
-            assert (example["masks"][row] != plain["masks"][0]).any()
-            for n in np.flatnonzero(example["valid"][row]):
-                y, x = np.nonzero(example["masks"][row, n])
-                around = [x.min(), y.min(), x.max() + 1, y.max() + 1]
-                assert example["boxes"][row, n].tolist() == around
-    moving = InstanceExamples([video(4)], choose="pair", warp=warp, **PLAIN).example(0)
-    t = moving["source_index"][1]
-    assert (moving["masks"][1, :2, :48, :80] == video(4).masks(t)).all()  # frames of a video stay
-
-
-def test_more_instances_than_slots_are_chosen_at_random_and_counted():
-    examples = InstanceExamples([video(2, count=6)], choose="key", max_instances=4, **PLAIN)
-    ids = {tuple(examples.example(i)["ids"]) for i in range(12)}
-    assert len(ids) > 3 and all(list(chosen) == sorted(chosen) for chosen in ids)
-    assert examples.left_out == 2 * 12
-
-
-def test_a_broken_file_stops_training_unless_it_may_be_skipped():
-    with pytest.raises(ValueError, match="broken"):
-        [InstanceExamples([video(fails=(2,))], choose="key", **PLAIN).example(i) for i in range(4)]
-    examples = InstanceExamples([video(fails=(2,))], choose="key", on_bad_clip="skip", **PLAIN)
-    times = [int(examples.example(i)["source_index"][0]) for i in range(4)]
-    assert 2 not in times and examples.bad_clips == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"choose": "triple"}, r"clip.choose: expected one of \('key', 'pair', 'around'\)"),
-        ({"canvas": (360, 640)}, "data.canvas: expected .* multiples of 32"),
-        ({"on_bad_clip": "ignore"}, "on_bad_clip: expected 'raise' or 'skip'"),
-        ({"videos": [video(crowd=(0, 1))]}, "found none in 1"),
-    ],
-)
-def test_wrong_options_name_the_field(options, message):
-    videos = options.pop("videos", [video()])
-    with pytest.raises(ValueError, match=message):
-        InstanceExamples(videos, **options)
-
-
-def test_frames_without_an_instance_are_no_key_frames():
-    videos = synthetic_vis_videos("test", 4)
-    hidden = videos[3]
-    assert 0 < len(with_instance(hidden)) < len(hidden)
-    examples = InstanceExamples([hidden], choose="key", **PLAIN)
-    for example in map(examples.example, range(len(examples))):
-        (t,) = example["source_index"]
-        assert t in with_instance(hidden)
-        scaled = cv2.resize(hidden.frame(t), (80, 48))
-        assert (example["frames"][0, :48, :80] == scaled).all()
+    t = int(found[0]["source_index"][0])
+    left, right = 2 * (2 + t), 2 * (10 + t)
+    boxes = [example["boxes"][0, 0].tolist() for example in found]
+    assert boxes[0] == [left, 8, right, 20]
+    assert boxes[1] == [left, 8, right - 2, 18]  # (x2 - 1) * 2, (y2 - 1) * 2
+    assert boxes[2] == [48 - right, 8, 48 - left, 20]
+    assert boxes[3] == [47 - (right - 2), 8, 47 - left, 18]

@@ -10,7 +10,7 @@ from vos_jax.data.rle import decode
 from vos_jax.data.track_files import results_json
 from vos_jax.inference.linking.base import DROPPED, Found, Linked, NoLinker
 from vos_jax.inference.linking.iou import BoxLinker
-from vos_jax.inference.tracks import Tracks
+from vos_jax.inference.tracks import Tracks, link
 
 MASKS = np.stack([disc((40, 30), 8), disc((40, 80), 8)])
 
@@ -90,3 +90,24 @@ def test_a_video_without_detections_has_no_tracks():
     assert tracks.tracks() == []
     tracks.add([linked([], [], [])])
     assert tracks.tracks() == [] and json.loads(results_json({1: []})) == []
+
+
+def test_several_linkers_follow_one_pass_of_a_detector():
+    world = World([(1, 8, straight((40, 30), (0, 2), away=(2,)), (1, 0))], 5)
+    asked = []
+
+    def detected():
+        for t in range(world.length):
+            asked.append(t)
+            yield world.step(t)[:2]
+
+    linkers = {"none": NoLinker(), "strict": BoxLinker(), "patient": BoxLinker(patience=1)}
+    tracks = link(detected(), linkers, category_ids=[33])
+    assert asked == [0, 1, 2, 3, 4]
+    assert {name: len(found) for name, found in tracks.items()} == {
+        "none": 4,
+        "strict": 2,
+        "patient": 1,
+    }
+    assert tracks["patient"][0].category_id == 33
+    assert [rle is None for rle in tracks["patient"][0].rles] == [t == 2 for t in range(5)]

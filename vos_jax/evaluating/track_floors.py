@@ -19,7 +19,7 @@ from vos_jax.data.instances import InstanceVideo
 from vos_jax.data.track_files import Track
 from vos_jax.inference.linking.base import Found, Linked, Linker
 from vos_jax.inference.linking.iou import BoxLinker
-from vos_jax.inference.tracks import Tracks
+from vos_jax.inference.tracks import Tracks, link
 from vos_jax.metrics.text_table import format_table
 from vos_jax.metrics.youtube_vis import TrackScorer, TrackScores
 
@@ -53,11 +53,8 @@ def true_detections(video: InstanceVideo, t: int) -> Found:
 
 def linked_tracks(video: InstanceVideo, linker: Linker) -> list[Track]:
     """The true masks of a video, linked by a new linker."""
-    tracks = Tracks()
-    for t in range(len(video)):
-        tracks.add(linker.step(video.frame(t), true_detections(video, t)))
-    tracks.add(linker.finish())
-    return tracks.tracks()
+    detected = ((video.frame(t), true_detections(video, t)) for t in range(len(video)))
+    return link(detected, {LINKED: linker})[LINKED]
 
 
 def copied_tracks(video: InstanceVideo) -> list[Track]:

@@ -7,13 +7,13 @@ Where an identity comes twice in one frame, the later detection counts, as in th
 of MaskTrack R-CNN. Masks are kept as run lengths, so that a long video takes little memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from vos_jax.data.rle import RLE
 from vos_jax.data.track_files import Track
-from vos_jax.inference.linking.base import DROPPED, Linked
+from vos_jax.inference.linking.base import DROPPED, Found, Linked, Linker
 
 AGGREGATES = ("majority", "mean")
 
@@ -67,3 +67,24 @@ class Tracks:
             number, score = int(mean.argmax()) + 1, float(mean.max())
         category = number if category_ids is None else category_ids[number - 1]
         return Track.found(category, rles, score)
+
+
+def link(
+    detected: Iterable[tuple[np.ndarray, Found]],
+    linkers: Mapping[str, Linker],
+    *,
+    aggregate: str = "majority",
+    category_ids: Sequence[int] | None = None,
+) -> dict[str, list[Track]]:
+    """The tracks of one video by every linker, on one pass of a detector.
+
+    detected: frames uint8 [H, W, 3] RGB in their order, with what was found in each. linkers: by
+    name, new ones. aggregate, category_ids: see `Tracks`.
+    """
+    tracks = {name: Tracks(aggregate) for name in linkers}
+    for frame, found in detected:
+        for name, linker in linkers.items():
+            tracks[name].add(linker.step(frame, found))
+    for name, linker in linkers.items():
+        tracks[name].add(linker.finish())
+    return {name: of_linker.tracks(category_ids) for name, of_linker in tracks.items()}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from vos_jax.data.augment import FITS, INTERPOLATIONS, groups_of
 from vos_jax.data.example import TRANSPORTS
-from vos_jax.data.instance_examples import FRAMES
+from vos_jax.data.instance_examples import CHOICES
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
 from vos_jax.inference.tracks import AGGREGATES
@@ -130,11 +130,9 @@ DATA = {
     "objects.pixels": whole(),
     "objects.merge": SWITCH,
     "classes": several(TEXT),
-    "clip.choose": one_of(*CHOOSERS, *FRAMES),
+    "clip.choose": one_of(*CHOOSERS, *CHOICES),
     "clip.reach": whole(1),
-    "canvas": several(whole(32, SIDE), least=2),
-    "image_scales": several(several(whole(1, SIDE), least=2), least=1),
-    "max_instances": whole(1, 1000),
+    "sides": several(whole(1, SIDE), least=2),
     "inclusive": SWITCH,
     "clip.frames": whole(1, 1000),
     "clip.max_gap": whole(1),

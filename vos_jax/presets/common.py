@@ -6,6 +6,7 @@ whose defaults are the released configuration.
 """
 
 import dataclasses
+import importlib
 import inspect
 from typing import Any
 

@@ -12,16 +12,19 @@ def data_section() -> dict[str, Any]:
     """Training examples (data/instance_examples.py); sources."""
     return {
         "dir": "",  # root of the sources' folders; or the environment's VOS_JAX_DATA_DIR
-        "canvas": (384, 640),  # height and width of what the network sees, multiples of 32
-        # (long, short) sides that a frame is made to fit into; of several one is drawn
-        "image_scales": ((640, 360),),
+        "crop": (384, 640),  # height and width of the canvas, multiples of 32
+        "sides": (640, 360),  # long and short one that a frame is made to fit into
         "flip": 0.5,  # probability
-        "max_instances": 16,  # slots
+        "max_objects": 16,  # slots
         "inclusive": False,  # boxes end at their last pixel before they are scaled (mmdet 0.x)
-        # which frames come with a key frame: "key" none, "pair" another one of the video, "around"
-        # one before and one after, each up to `reach` away
-        "clip": {"choose": "pair", "reach": 3},
-        # of the other frames of an image; by default they are the image itself
+        "clip": {
+            # "any_other": a key frame, then others of its video; "around": frames in order with the
+            # key frame in the middle, each at most `reach` from it
+            "choose": "any_other",
+            "frames": 2,
+            "reach": 1,
+        },
+        # of a frame that comes again, as an image does; by default it is the same
         "warp": {
             "rotate": 0.0,  # degrees, as is shear
             "shear": 0.0,
@@ -77,4 +80,4 @@ def use_synthetic(config: ConfigDict) -> None:
     """Trains and evaluates on the embedded clips of synthetic-vis-v1."""
     train, test = ({"synthetic": {"kind": "synthetic_vis", "split": s}} for s in ("train", "test"))
     config.data.train, config.data.eval = ConfigDict(train), ConfigDict(test)
-    config.data.update({"canvas": (96, 160), "image_scales": ((160, 96),), "max_instances": 4})
+    config.data.update({"crop": (96, 160), "sides": (160, 96), "max_objects": 4})

@@ -4,7 +4,7 @@ import numpy as np
 
 from vos_jax.data.rle import boxes, encode
 from vos_jax.inference.linking.base import Found
-from vos_jax.inference.tracks import Tracks
+from vos_jax.inference.tracks import link
 
 SIZE = (80, 120)
 
@@ -87,8 +87,5 @@ def is_exact(got):
 
 
 def tracks_of(linker, world, **options):
-    tracks = Tracks(**options)
-    for t in range(world.length):
-        tracks.add(linker.step(*world.step(t)[:2]))
-    tracks.add(linker.finish())
-    return tracks.tracks()
+    detected = (world.step(t)[:2] for t in range(world.length))
+    return link(detected, {"one": linker}, **options)["one"]
