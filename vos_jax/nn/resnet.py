@@ -33,8 +33,9 @@ class Block(nn.Module):
     """Two 3x3 convolutions, or with `bottleneck` 1x1, 3x3, 1x1 to four times `features`; then sum.
 
     Submodules conv1, conv2, conv3 (bottleneck) and downsample (where the shortcut changes shape),
-    each a ConvNorm. first_dilation is that of the convolution with the stride. With live norms a
-    fresh block passes on its input alone (Goyal et al., arXiv:1706.02677, sec. 5.1): the last scale
+    each a ConvNorm. The 3x3 convolution of a bottleneck may have `groups`, each of group_width
+    channels for 64 features (Xie et al., ResNeXt, CVPR 2017). first_dilation is that of the
+    convolution with the stride. With live norms a fresh block passes on its input alone (Goyal et al., arXiv:1706.02677, sec. 5.1): the last scale
     begins at 0. With fixed ones, which nothing brings back to life, it begins at 1. stride_first: a
     bottleneck has its stride on the first convolution, as Caffe's ResNet has it.
     """
@@ -46,8 +47,11 @@ class Block(nn.Module):
     dilation: int = 1
     downsample: bool = False
     stride_first: bool = False
+    groups: int = 1
+    group_width: int = 64
     norm_eval: bool = True
     momentum: float = 0.9
+    epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -55,7 +59,12 @@ class Block(nn.Module):
         """x [B, h, w, C] -> [B, ceil(h / stride), ceil(w / stride), features (x 4)]."""
 
         def conv(features, kernel, name, **options):
-            shared = dict(norm_eval=self.norm_eval, momentum=self.momentum, dtype=self.dtype)
+            shared = dict(
+                norm_eval=self.norm_eval,
+                momentum=self.momentum,
+                epsilon=self.epsilon,
+                dtype=self.dtype,
+            )
             return ConvNorm(
                 features, kernel, name=name, kernel_init=_kernel_init, **shared, **options
             )
@@ -64,11 +73,12 @@ class Block(nn.Module):
         last = dict(scale_init=nn.initializers.ones if self.norm_eval else nn.initializers.zeros)
         outputs = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
+            inner = self.features * self.group_width * self.groups // 64
             first = dict(activation=nn.relu)
             if self.stride_first:
                 first["strides"], strided["strides"] = self.stride, 1
-            y = conv(self.features, 1, "conv1", **first)(x, train)
-            y = conv(self.features, 3, "conv2", **strided)(y, train)
+            y = conv(inner, 1, "conv1", **first)(x, train)
+            y = conv(inner, 3, "conv2", groups=self.groups, **strided)(y, train)
             y = conv(outputs, 1, "conv3", **last)(y, train)
         else:
             y = conv(self.features, 3, "conv1", **strided)(x, train)
@@ -84,7 +94,8 @@ class ResNet(nn.Module):
     depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
     strides beyond it become dilation. width: multiplies all channels. norm_eval: BatchNorm always
     uses its running statistics; it does so in layers before live_from (the stem is layer 0) in any
-    case. momentum is that of live ones. stem_map: the map at stride 2 is returned, too.
+    case. momentum is that of live ones. stem_map: the map at stride 2 is returned, too. groups and
+    group_width: those of ResNeXt, (64, 4) of 64x4d, in bottlenecks.
 
     `stem` is the first convolution, `body` what comes after it.
     """
@@ -93,10 +104,13 @@ class ResNet(nn.Module):
     layers: int = 4
     output_stride: int = 32
     width: float = 1.0
+    groups: int = 1
+    group_width: int = 64
     norm_eval: bool = True
     live_from: int = 0
     momentum: float = 0.9
     stem_map: bool = False
+    epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
     def setup(self):
@@ -114,8 +128,10 @@ class ResNet(nn.Module):
             kernel_init=_kernel_init,
             dtype=self.dtype,
         )
-        shared = dict(momentum=self.momentum, dtype=self.dtype)
+        shared = dict(momentum=self.momentum, epsilon=self.epsilon, dtype=self.dtype)
         self.bn1 = BatchNorm(norm_eval=self.norm_eval or self.live_from > 0, **shared)
+        if self.groups > 1 and not DEPTHS[self.depth][1]:
+            raise ValueError(f"groups: ResNet-{self.depth} has no bottlenecks to divide")
         for layer, blocks in enumerate(self._blocks(), start=1):
             norm_eval = self.norm_eval or layer < self.live_from
             for i, fields in enumerate(blocks):
@@ -177,6 +193,8 @@ class ResNet(nn.Module):
                 bottleneck=bottleneck,
                 dilation=dilation,
                 first_dilation=dilation,
+                groups=self.groups,
+                group_width=self.group_width,
             )
             first = dict(
                 later,
