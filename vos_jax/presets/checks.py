@@ -15,7 +15,7 @@ from vos_jax.data.augment import FITS, INTERPOLATIONS, groups_of
 from vos_jax.data.example import TRANSPORTS
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
-from vos_jax.metrics.protocols import PROTOCOLS
+from vos_jax.metrics.protocols import PROTOCOLS, TEMPORAL
 from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
@@ -195,6 +195,7 @@ RULES = {
     "eval.every": whole(),
     "eval.videos": whole(),
     "eval.protocol": one_of(*PROTOCOLS),
+    "eval.temporal": one_of(*TEMPORAL),
     "eval.seen": TEXT,
     "eval.metric": TEXT,
     "eval.floors": several(TEXT),
