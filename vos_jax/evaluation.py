@@ -245,7 +245,8 @@ def _protocol(section: ConfigDict) -> Protocol:
     """The protocol that config.eval names."""
     seen = read_categories(section.seen) if section.seen else None
     try:
-        return get_protocol(section.protocol, seen=seen)
+        temporal = section.get("temporal", "none")
+        return get_protocol(section.protocol, temporal=temporal, seen=seen)
     except ValueError as error:
         raise ValueError(f"config.eval: {error}") from error
 

@@ -35,9 +35,10 @@ class Block(nn.Module):
     Submodules conv1, conv2, conv3 (bottleneck) and downsample (where the shortcut changes shape),
     each a ConvNorm. The 3x3 convolution of a bottleneck may have `groups`, each of group_width
     channels for 64 features (Xie et al., ResNeXt, CVPR 2017). first_dilation is that of the
-    convolution with the stride. With live norms a fresh block passes on its input alone (Goyal et al., arXiv:1706.02677, sec. 5.1): the last scale
-    begins at 0. With fixed ones, which nothing brings back to life, it begins at 1. stride_first: a
-    bottleneck has its stride on the first convolution, as Caffe's ResNet has it.
+    convolution with the stride. With live norms a fresh block passes on its input alone (Goyal et
+    al., arXiv:1706.02677, sec. 5.1): the last scale begins at 0. With fixed ones, which nothing
+    brings back to life, it begins at 1. stride_first: a bottleneck has its stride on the first
+    convolution, as Caffe's ResNet has it.
     """
 
     features: int

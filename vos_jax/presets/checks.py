@@ -17,7 +17,7 @@ from vos_jax.data.instance_examples import CHOICES
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
 from vos_jax.inference.tracks import AGGREGATES
-from vos_jax.metrics.protocols import INSTANCES, PROTOCOLS
+from vos_jax.metrics.protocols import INSTANCES, PROTOCOLS, TEMPORAL
 from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
@@ -201,6 +201,7 @@ RULES = {
     "eval.every": whole(),
     "eval.videos": whole(),
     "eval.protocol": one_of(*PROTOCOLS, INSTANCES),
+    "eval.temporal": one_of(*TEMPORAL),
     "eval.seen": TEXT,
     "eval.metric": TEXT,
     "eval.floors": several(TEXT),
