@@ -108,3 +108,24 @@ def test_polygons_are_united_and_filled():
 def test_what_is_damaged_is_refused_by_name(segmentation, message):
     with pytest.raises(ValueError, match=f"file.json, video 3: .*{message}"):
         from_segmentation(segmentation, (4, 5), "file.json, video 3")
+
+
+def test_no_text_is_let_through_that_is_not_a_mask():
+    rng = np.random.default_rng(2)
+    passed = 0
+    for rle in encode(masks(rng, 400, 9, 11)):
+        text = list(rle["counts"])
+        for _ in range(rng.integers(1, 3)):
+            place = rng.integers(len(text))
+            text[place] = chr(rng.integers(40, 120))
+        text = "".join(text)[: rng.integers(len(text) - 1, len(text) + 1)]
+        changed = {"size": [9, 11], "counts": text}
+        try:
+            from_segmentation(changed, (9, 11), "")
+        except ValueError:
+            continue
+        passed += 1
+        pixels = decode([changed], (9, 11))[0]
+        assert pixels.sum() == areas([changed])[0]
+        np.testing.assert_array_equal(decode(encode(pixels[None]), (9, 11))[0], pixels)
+    assert passed < 100  # few changes leave the sum of the runs as it was

@@ -11,6 +11,7 @@ from tests.metrics.tracks import discs, rles_of
 from vos_jax.data.instances import require_truth
 from vos_jax.data.rle import decode, run_lengths
 from vos_jax.data.tfds_youtube_vis import open_tfds_youtube_vis
+from vos_jax.data.track_files import read_annotations
 from vos_jax.data.youtube_vis import in_part, open_youtube_vis
 
 SIZE = (30, 40)
@@ -114,6 +115,17 @@ def test_a_part_depends_on_the_id_alone_and_the_rest_is_all_others():
             in_part(ids, part)
 
 
+def test_without_areas_those_of_the_masks_count(tmp_path):
+    content, masks = content_of()
+    tracks = [dict(annotation) for annotation in content["annotations"]]
+    del tracks[0]["areas"]
+    root, _ = tree(tmp_path, annotations=tracks)
+    file = read_annotations(root / "train.json")
+    first, second = file.truths(17)
+    assert first.area == masks[[0, 1, 3], 0].sum((1, 2)).mean()
+    assert second.area == 95 and second.crowd and not first.crowd
+
+
 def test_parts_of_a_split(tmp_path):
     root, _ = tree(tmp_path)
     assert [v.video_id for v in open_youtube_vis(str(root), "train", part="5/10")] == [20]
@@ -156,6 +168,20 @@ def edited(change):
             "video 20: its length is 3, but it has 4 files",
         ),
         (lambda c: c["videos"][0].update(id=17), "two videos have the id 17"),
+        (lambda c: c["videos"][0].update(width=10**9), "video 20: expected height and width of 1"),
+        (
+            lambda c: c["annotations"][0].update(areas=[1]),
+            "annotation 31: expected areas to be num",
+        ),
+        (
+            lambda c: c["annotations"][0].update(bboxes="x"),
+            "annotation 31: expected bboxes to be l",
+        ),
+        (
+            lambda c: c.update(annotations={"a": 1}),
+            "expected 'annotations' to be a list of objects",
+        ),
+        (lambda c: c.update(annotations=[1]), "expected 'annotations' to be a list of objects"),
     ],
 )
 def test_damaged_files_are_refused_by_name(tmp_path, change, message):

@@ -18,6 +18,7 @@ from etils import epath
 
 from vos_jax.data.folders import read_at, read_json, require_folders, some
 from vos_jax.data.frames import read_image
+from vos_jax.data.image_file import MAX_PIXELS
 from vos_jax.data.instances import Instances, InstanceVideo
 from vos_jax.data.rle import RLE, from_segmentation
 
@@ -63,14 +64,19 @@ def open_coco(dir: str, split: str, annotations: str = "", images: str = "") -> 
     ]
 
 
-def read_tables(path: epath.Path, names: Sequence[str]) -> dict[str, list[dict]]:
-    """The lists of these names in an annotation file; raises ValueError where one is not there."""
+def read_tables(
+    path: epath.Path, names: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, list[dict]]:
+    """The lists of these names in an annotation file; raises ValueError where one is not there.
+
+    optional: lists that the file may lack.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such annotation file")
     content = read_json(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path}: expected an object with {', '.join(names)}, found a list")
-    for name in names:
+    for name in (*names, *(name for name in optional if content.get(name) is not None)):
         rows = content.get(name)
         if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
             raise ValueError(
@@ -96,6 +102,15 @@ def categories_of(rows: Sequence[Mapping], path: epath.PathLike) -> Categories:
     return Categories([named[i] for i in ids], ids)
 
 
+def check_size(size: tuple[int, int], where: str) -> None:
+    """Raises ValueError for the size (H, W) of no image, or one that could not be read."""
+    if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        raise ValueError(
+            f"{where}: expected height and width of 1 to {MAX_PIXELS} pixels together, found"
+            f" {size[0]} and {size[1]}"
+        )
+
+
 def _video(
     image: Mapping,
     annotations: Sequence[Mapping],
@@ -106,6 +121,7 @@ def _video(
     where = f"{path}, image {image.get('id')}"
     try:
         file, size = str(image["file_name"]), (int(image["height"]), int(image["width"]))
+        check_size(size, where)
         instances = _instances(annotations, categories, size, where)
     except KeyError as error:
         raise ValueError(f"{where}: {error.args[0]} is missing") from None

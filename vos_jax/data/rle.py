@@ -163,22 +163,18 @@ def run_lengths(texts: Sequence[str], where: Sequence[str]) -> tuple[np.ndarray,
         numbers[longer] = numbers[longer] * 32 + (digits[ends[longer] - back] & 31)
         longer = longer[characters[longer] > back + 1]
     starts = np.searchsorted(ends, bounds)
-    return _sums_of_every_second(numbers, starts[:-1], np.diff(starts)), starts[:-1]
+    return _sums_of_every_second(numbers, starts[:-1], starts[1:]), starts[:-1]
 
 
-def _sums_of_every_second(
-    numbers: np.ndarray, starts: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
+def _sums_of_every_second(numbers: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Running sums within each text, of the runs of 1 and, without the first, of those of 0."""
-    sums = np.empty_like(numbers)
-    for lane in (0, 1):
-        sums[lane::2] = np.cumsum(numbers[lane::2])
-    place = np.arange(len(numbers)) - np.repeat(starts, counts)
-    before_ones = np.where(starts > 0, sums[starts - 1], 0)
-    before_zeros = sums[starts]
-    runs = sums - np.where(
-        place & 1, np.repeat(before_ones, counts), np.repeat(before_zeros, counts)
-    )
+    runs = np.empty_like(numbers)
+    for lane in (0, 1):  # every second number of all texts
+        sums = np.cumsum(numbers[lane::2])
+        first, last = (starts + 1 - lane) // 2, (ends + 1 - lane) // 2
+        zeros = starts % 2 == lane  # the text's runs of 0 are in this lane: summed from the second
+        before = np.append(sums, 0)[first - 1 + zeros]  # -1: nothing
+        runs[lane::2] = sums - np.repeat(before, last - first)
     runs[starts] = numbers[starts]
     return runs
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from vos_jax.data.coco import Categories, categories_of, read_tables
+from vos_jax.data.coco import Categories, categories_of, check_size, read_tables
 from vos_jax.data.folders import read_json
 from vos_jax.data.instances import InstanceVideo
 from vos_jax.data.rle import RLE, areas, from_segmentations
@@ -84,12 +84,10 @@ class Annotations:
             )
 
     def _truth(self, video: VideoFacts, entry: Mapping) -> Track:
-        return Track(
-            entry["category_id"],
-            masks_of(entry, video, f"{self.path}, annotation {entry.get('id')}"),
-            crowd=bool(entry.get("iscrowd", 0)),
-            area=mean_area([area for area in entry.get("areas") or () if area]),
-        )
+        rles = masks_of(entry, video, f"{self.path}, annotation {entry.get('id')}")
+        pixels = areas(rles) if entry.get("areas") is None else entry["areas"]
+        crowd = bool(entry.get("iscrowd", 0))
+        return Track(entry["category_id"], rles, crowd=crowd, area=mean_area(pixels))
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,8 @@ class Results:
         ]
 
 
-def mean_area(pixels: Sequence[float]) -> float:
-    """Mean of the areas above 0, as YTVOSeval has it; 0 without one."""
+def mean_area(pixels: Sequence[float | None]) -> float:
+    """Mean of the areas that are not 0 or None, as YTVOSeval has it; 0 without one."""
     counted = [area for area in pixels if area]
     return float(np.mean(counted)) if counted else 0.0
 
@@ -122,7 +120,7 @@ def mean_area(pixels: Sequence[float]) -> float:
 def read_annotations(path: epath.PathLike) -> Annotations:
     """The annotation file of a split; raises FileNotFoundError and ValueError that name it."""
     path = epath.Path(path)
-    content = read_tables(path, ("videos", "categories"))
+    content = read_tables(path, ("videos", "categories"), optional=("annotations",))
     categories = categories_of(content["categories"], path)
     videos = {}
     for entry in content["videos"]:
@@ -135,6 +133,7 @@ def read_annotations(path: epath.PathLike) -> Annotations:
         where = f"{path}, annotation {entry.get('id')}"
         _check_ids(entry, videos, categories, where)
         _check_length(entry, videos[entry["video_id"]], where)
+        _check_facts(entry, videos[entry["video_id"]], where)
         raw[entry["video_id"]].append(entry)
     return Annotations(str(path), dict(sorted(videos.items())), categories, dict(raw), bool(raw))
 
@@ -224,6 +223,7 @@ def _facts(entry: Mapping, path: epath.Path) -> VideoFacts:
             f"{path}: expected videos with id, width, height, length and file_names, found"
             f" {error!r} in video {entry.get('id')}"
         ) from None
+    check_size(video.size, f"{path}, video {video.id}")
     if video.length != len(files) or not files:
         raise ValueError(
             f"{path}, video {video.id}: its length is {video.length}, but it has {len(files)} files"
@@ -254,6 +254,21 @@ def _check_length(entry: Mapping, video: VideoFacts, where: str) -> None:
             f"{where}: video {video.id} has {video.length} frames, expected as many segmentations"
             f" (null where the object is absent), found {count}"
         )
+
+
+def _check_facts(entry: Mapping, video: VideoFacts, where: str) -> None:
+    """Areas and boxes, which a file may lack, are one for every frame."""
+    for name, kinds in (("areas", (int, float)), ("bboxes", list)):
+        found = entry.get(name)
+        if found is None:
+            continue
+        right = isinstance(found, list) and len(found) == video.length
+        if not right or not all(x is None or isinstance(x, kinds) for x in found):
+            kind = "numbers" if name == "areas" else "lists of four numbers"
+            raise ValueError(
+                f"{where}: expected {name} to be {kind} or null, one for each of the"
+                f" {video.length} frames of video {video.id}"
+            )
 
 
 def masks_of(entry: Mapping, video: VideoFacts, where: str) -> list[RLE | None]:
