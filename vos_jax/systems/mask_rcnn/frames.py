@@ -1,0 +1,73 @@
+"""Frames on a canvas, as detectors want them: scaled, normalised, padded with zeros.
+
+torchvision (a continuous geometry) normalises first and scales floats, and rounds a side down; mmdet
+0.x (an inclusive one) scales uint8 and normalises then, and rounds a side to the nearest.
+"""
+
+import cv2
+import numpy as np
+
+from vos_jax.ops.boxes import Geometry
+from vos_jax.systems.vis_base import Inputs
+
+_MEAN, _STD = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
+COARSEST = 32  # sides of a canvas are multiples of the stride of the backbone's last map
+
+
+def scaled_size(
+    size: tuple[int, int], image_scale: tuple[int, int], geometry: Geometry
+) -> tuple[tuple[int, int], tuple[float, float]]:
+    """Size of a frame that fits into image_scale (long, short) side, and what boxes grow by (y, x).
+
+    The releases differ in the last: mmdet's is the factor itself, torchvision's the ratio of sides.
+    """
+    factor = min(
+        np.float32(most) / np.float32(side)
+        for most, side in zip(sorted(image_scale), sorted(size), strict=True)
+    )
+    if geometry.inclusive:
+        factor = min(most / side for most, side in zip(sorted(image_scale), sorted(size), strict=True))
+        return tuple(int(side * factor + 0.5) for side in size), (factor, factor)
+    scaled = tuple(int(side * float(factor)) for side in size)
+    return scaled, tuple(new / old for new, old in zip(scaled, size, strict=True))
+
+
+def prepare(
+    frame: np.ndarray,
+    image_scale: tuple[int, int],
+    canvas: tuple[int, int],
+    geometry: Geometry,
+) -> Inputs:
+    """One frame, uint8 [H, W, 3] RGB, on the host.
+
+    image_scale: (long, short) sides that the frame must fit into; (0, 0) leaves it as it is.
+    canvas: (height, width), multiples of 32; (0, 0): as small as the scaled frame allows.
+    ValueError where the scaled frame does not fit the canvas, or that is no multiple of 32.
+    """
+    size, scale = frame.shape[:2], (1.0, 1.0)
+    if any(image_scale):
+        size, scale = scaled_size(size, image_scale, geometry)
+    if geometry.inclusive:
+        scaled = _normalise(_resize(frame, size))
+    else:
+        scaled = _resize(_normalise(frame), size)
+    room = tuple(-(-side // COARSEST) * COARSEST for side in size)
+    canvas = tuple(canvas) if any(canvas) else room
+    if any(side % COARSEST for side in canvas) or any(np.less(canvas, size)):
+        raise ValueError(
+            f"config.inference.canvas: expected multiples of {COARSEST} of at least {room} for a "
+            f"frame of {frame.shape[:2]} scaled to {size}, found {canvas}; (0, 0) fits every frame"
+        )
+    padded = np.zeros((*canvas, 3), np.float32)
+    padded[: size[0], : size[1]] = scaled
+    return Inputs(padded, np.int32(size), np.float32(scale))
+
+
+def _resize(image, size):
+    if image.shape[:2] == tuple(size):
+        return image
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def _normalise(image):
+    return ((image.astype(np.float32) / 255 - _MEAN) / _STD).astype(np.float32)
