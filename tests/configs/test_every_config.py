@@ -10,7 +10,7 @@ from vos_jax.data.stages import training_examples
 from vos_jax.inference.setup import build_inference
 from vos_jax.presets import common
 from vos_jax.systems.build import build_model, variable_shapes
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import SYSTEMS, systems_of
 from vos_jax.train.optim import build_schedule, check_patterns
 
 FILES = sorted(Path(__file__).parents[2].glob("configs/[!_]*.py"))
@@ -77,7 +77,7 @@ def test_every_pattern_of_the_optimizer_fits_a_parameter(name, preset):
     check_patterns(config.optim, variable_shapes(model)["params"])
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", systems_of("vos"))
 def test_the_fields_of_the_model_and_of_inference_are_those_of_the_module(name):
     """One set of defaults: a fresh config describes the module as it is declared."""
     config = common.new_config(name)

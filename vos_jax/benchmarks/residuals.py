@@ -20,7 +20,7 @@ from vos_jax.benchmarks.training import clip_shapes
 from vos_jax.metrics.text_table import format_table
 from vos_jax.presets.common import system_config
 from vos_jax.systems.build import build_model, variable_shapes
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 from vos_jax.train.objective import make_objective
 from vos_jax.train.optim import fits, map_with_path
 
@@ -38,7 +38,7 @@ def residual_table(*systems: str, preset: str = "paper") -> str:
     """GB per clip of a preset of these systems (none: of all), by the model's dtype and remat."""
     header = ["GB per clip", *(f"{dtype}, {remat}" for dtype, remat in _FORMS)]
     rows = [header]
-    for system in systems or SYSTEMS:
+    for system in systems or systems_of("vos"):
         config = system_config(system, preset)
         row = [system]
         for dtype, remat in _FORMS:

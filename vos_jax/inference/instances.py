@@ -147,7 +147,7 @@ def found_of(
         np.asarray(getattr(detections, name)[0])[kept]
         for name in ("boxes", "scores", "classes", "embeddings", "probabilities")
     )
-    boxes = boxes + np.float32([0, 0, 1, 1]) * model.geometry.extent
+    boxes = boxes + np.float32([0, 0, 1, 1]) * model.convention.extent
     rles = encode(masks) if len(masks) else []
     return Found(boxes, scores, 1 + classes, rles, size, features, probabilities)
 

@@ -224,6 +224,7 @@ RULES = {
     "profile_steps": Rule("() or first and last step, each from 1", _profiled),
     "init.backbone": TEXT,
     "init.model": TEXT,
+    "init.fresh": PATTERNS,
 }
 # Of systems' fields, those that a default does not tell: 0 means something, or there is a limit.
 FIELDS = {

@@ -33,7 +33,8 @@ def new_config(system: str) -> ConfigDict:
             # (first, last): jax.profiler traces these steps into workdir/profile; (): none
             "profile_steps": (),
             # folders written by vos_jax.convert: weights of the backbone, or of the whole system
-            "init": {"backbone": "", "model": ""},
+            # fresh: patterns of what such a whole system does not replace
+            "init": {"backbone": "", "model": "", "fresh": ()},
         }
     )
     config.optim.steps = follow(config.train, "steps")

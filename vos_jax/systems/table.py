@@ -4,7 +4,7 @@ Commands, benchmarks, error messages and tests read it. A system is added by a f
 `SYSTEM` and by a line here; a toy system of a test by `monkeypatch.setitem(SYSTEMS, ...)`.
 """
 
-from vos_jax.systems import agame, cfbi, cosnet, feelvos, rsis, rvos, stm
+from vos_jax.systems import agame, cfbi, cosnet, feelvos, mask_rcnn, rsis, rvos, stm
 from vos_jax.systems.base import System
 
 SYSTEMS: dict[str, System] = {
@@ -17,6 +17,7 @@ SYSTEMS: dict[str, System] = {
     "ris": rsis.SYSTEM_RIS,
     "agame": agame.SYSTEM,
     "cosnet": cosnet.SYSTEM,
+    "mask_rcnn": mask_rcnn.SYSTEM,
 }
 
 

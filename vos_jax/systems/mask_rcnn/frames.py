@@ -1,7 +1,7 @@
 """Frames on a canvas, as detectors want them: scaled, normalised, padded with zeros.
 
-torchvision (a continuous geometry) normalises first and scales floats, and rounds a side down; mmdet
-0.x (an inclusive one) scales uint8 and normalises then, and rounds a side to the nearest.
+torchvision (a continuous geometry) normalises first and scales floats, and rounds a side down;
+mmdet 0.x (an inclusive one) scales uint8 and normalises then, and rounds a side to the nearest.
 """
 
 import cv2
@@ -26,7 +26,9 @@ def scaled_size(
         for most, side in zip(sorted(image_scale), sorted(size), strict=True)
     )
     if geometry.inclusive:
-        factor = min(most / side for most, side in zip(sorted(image_scale), sorted(size), strict=True))
+        factor = min(
+            most / side for most, side in zip(sorted(image_scale), sorted(size), strict=True)
+        )
         return tuple(int(side * factor + 0.5) for side in size), (factor, factor)
     scaled = tuple(int(side * float(factor)) for side in size)
     return scaled, tuple(new / old for new, old in zip(scaled, size, strict=True))

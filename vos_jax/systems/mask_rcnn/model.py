@@ -13,8 +13,6 @@ Glossary: B images, L levels of the pyramid, A anchors of all of them, P proposa
 detections, K classes with the background first.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,21 +76,22 @@ class MaskRCNN(VISModel):
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     max_detections: int = 100
-    dtype: Any = jnp.float32
+    dtype: str = "float32"  # of features and heads; "bfloat16" halves them
 
     def setup(self):
+        dtype = jnp.dtype(self.dtype)
         self.backbone = ResNet(
             depth=self.depth,
             width=self.width,
             groups=self.groups,
             group_width=self.group_width,
             epsilon=self.norm_epsilon,
-            dtype=self.dtype,
+            dtype=dtype,
         )
-        self.fpn = FPN(self.features, self.dtype)
-        self.rpn = RPNHead(self.features, dtype=self.dtype)
-        self.box_head = BoxHead(self.hidden, self.classes + 1, self.dtype)
-        self.mask_head = MaskHead(self.features, self.classes + 1, self.mask_depth, self.dtype)
+        self.fpn = FPN(self.features, dtype)
+        self.rpn = RPNHead(self.features, dtype=dtype)
+        self.box_head = BoxHead(self.hidden, self.classes + 1, dtype)
+        self.mask_head = MaskHead(self.features, self.classes + 1, self.mask_depth, dtype)
 
     @property
     def convention(self) -> Geometry:

@@ -38,7 +38,9 @@ def from_official(arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]) -
 
     ValueError names what is missing, unexpected or mis-shaped.
     """
-    return import_detector({_current_name(k): v for k, v in arrays.items()}, target, _LAYERS, "body.")
+    return import_detector(
+        {_current_name(k): v for k, v in arrays.items()}, target, _LAYERS, "body."
+    )
 
 
 def import_detector(
