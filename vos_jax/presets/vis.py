@@ -81,3 +81,53 @@ def use_synthetic(config: ConfigDict) -> None:
     train, test = ({"synthetic": {"kind": "synthetic_vis", "split": s}} for s in ("train", "test"))
     config.data.train, config.data.eval = ConfigDict(train), ConfigDict(test)
     config.data.update({"crop": (96, 160), "sides": (160, 96), "max_objects": 4})
+
+
+def shrink_detector_to_quick(config: ConfigDict) -> None:
+    """A narrow ResNet-18 and narrow heads, from scratch on synthetic-vis-v1."""
+    use_synthetic(config)
+    config.model.update(
+        {
+            "classes": 3,
+            "depth": 18,
+            "width": 0.25,
+            "features": 32,
+            "hidden": 128,
+            "mask_depth": 2,
+            "geometry": "modern",
+            "norm_epsilon": 1e-5,
+            "norm_eval": False,
+            "anchor_size": 6.0,
+            "finest": 16.0,  # boxes have sides of 20 to 40 pixels
+        }
+    )
+    config.inference.update(
+        {
+            "image_scale": (160, 96),
+            "pre_nms": 48,
+            "post_nms": 32,
+            "max_detections": 10,
+            "score_threshold": 0.3,
+        }
+    )
+    config.data.inclusive = False
+    config.train.update({"steps": 1_500, "batch": 4})
+    config.optim.update(
+        {
+            "name": "adam",
+            "learning_rate": 1.5e-3,
+            "schedule": "poly",
+            "boundaries": (),
+            "warmup_steps": 20,
+            "warmup_start": 0.0,
+            "weight_decay": 0.0,
+            "decay": (),
+            "clip": "global",
+            "clip_norm": 5.0,
+            "freeze": (),
+        }
+    )
+    config.data.workers = 2
+    config.eval.every = 0
+    config.train.save_steps = 200
+    config.log.every = 20

@@ -1,9 +1,9 @@
 """From what the heads say to proposals and detections, of one image; shapes are fixed.
 
 Faster R-CNN (Ren et al., NIPS 2015) with a feature pyramid (Lin et al., CVPR 2017). What
-torchvision and mmdet 0.x do differently follows from the geometry: mmdet suppresses in pixels of the original
-image, where its inclusive widths give other overlaps, torchvision in those of the canvas; and
-torchvision drops boxes without area.
+torchvision and mmdet 0.x do differently follows from the geometry: mmdet suppresses in pixels of
+the original image, where its inclusive widths give other overlaps, torchvision in those of the
+canvas; and torchvision drops boxes without area.
 
 Glossary: A anchors of all levels, P proposals, K classes with the background first, D detections.
 """

@@ -66,6 +66,7 @@ class MaskRCNN(VISModel):
     mask_depth: int = 4
     geometry: str = "modern"
     norm_epsilon: float = 0.0
+    norm_eval: bool = True
     anchor_size: float = 8.0
     finest: float = 56.0
     image_scale: tuple[int, int] = (1333, 800)
@@ -86,6 +87,7 @@ class MaskRCNN(VISModel):
             groups=self.groups,
             group_width=self.group_width,
             epsilon=self.norm_epsilon,
+            norm_eval=self.norm_eval,
             dtype=dtype,
         )
         self.fpn = FPN(self.features, dtype)
