@@ -237,7 +237,7 @@ FIELDS = {
     "classes": whole(2, 65_536),
     "threshold": SHARE,
     "min_share": SHARE,
-    "limit_start": whole(),
+    "curriculum_start": whole(),
     "box_from": whole(),
     "class_from": whole(),
     "stop_from": whole(),
