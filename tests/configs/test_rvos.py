@@ -86,7 +86,7 @@ def test_rsis_has_the_parameters_of_the_release_and_trains_in_its_stages():
     assert sizes["decoder"] == gates + 9 * 8 + 1
     assert sizes["heads"] == (21 + 1) * (248 + 1)
     loss, data, train = config.loss, config.data, config.train
-    assert (loss.category, loss.stop, loss.class_from) == (0.1, 0.5, 20 * 380)
+    assert (loss.class_weight, loss.stop_weight, loss.class_from) == (0.1, 0.5, 20 * 380)
     assert 0 < loss.class_from < loss.stop_from < train.steps
     assert (data.crop, data.clip.frames, data.objects.rule) == ((256, 256), 1, "largest")
     assert train.batch == 28 and data.warp.released and len(data.classes) == 20

@@ -256,7 +256,7 @@ FIELDS = {
     "image_scale": several(whole(0, SIDE), least=2),
     "threshold": SHARE,
     "min_share": SHARE,
-    "limit_start": whole(),
+    "curriculum_start": whole(),
     "box_from": whole(),
     "class_from": whole(),
     "stop_from": whole(),

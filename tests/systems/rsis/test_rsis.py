@@ -90,7 +90,7 @@ def model():
 def test_the_loss_is_that_of_the_cheapest_pairs_written_out(model):
     prediction, batch = said(), images()
     parts = written_out(prediction, batch)
-    weights = {"box": 0.7, "category": 0.3, "stop": 0.4}
+    weights = {"box_weight": 0.7, "class_weight": 0.3, "stop_weight": 0.4}
     losses = model.losses(prediction, batch, jnp.int32(0), **weights)
     expected = parts["masks"] + 0.7 * parts["boxes"] + 0.3 * parts["classes"] + 0.4 * parts["stops"]
     np.testing.assert_allclose(losses.mean(), expected, rtol=1e-5)
@@ -100,8 +100,7 @@ def test_the_loss_is_that_of_the_cheapest_pairs_written_out(model):
 def test_a_part_joins_at_its_step(model, part):
     prediction, batch = said(), images()
     parts = written_out(prediction, batch)
-    others = {"box": 0.0, "category": 0.0, "stop": 0.0}
-    others["category" if part == "class" else part] = 0.5
+    others = {f"{name}_weight": 0.5 * (name == part) for name in ("box", "class", "stop")}
     value = {"box": "boxes", "class": "classes", "stop": "stops"}[part]
     run = jax.jit(
         lambda step: model.losses(prediction, batch, step, **others, **{f"{part}_from": 9})
@@ -114,8 +113,8 @@ def test_a_part_joins_at_its_step(model, part):
 @pytest.mark.parametrize(("step", "limit"), [(0, 2), (9, 2), (10, 3), (20, 4), (999, 4)])
 def test_the_curriculum_begins_with_few_slots_and_grows(model, step, limit):
     prediction, batch = said(), images()
-    weights = {"box": 0.0, "category": 0.1, "stop": 0.5}
-    growth = {"limit_start": 2, "limit_step": 1, "limit_every": 10}
+    weights = {"box_weight": 0.0, "class_weight": 0.1, "stop_weight": 0.5}
+    growth = {"curriculum_start": 2, "curriculum_step": 1, "curriculum_every": 10}
     losses = model.losses(prediction, batch, jnp.int32(step), **weights, **growth)
     parts = written_out(prediction, batch, limit)
     expected = parts["masks"] + 0.1 * parts["classes"] + 0.5 * parts["stops"]
@@ -147,7 +146,7 @@ def test_the_gradient_reaches_paired_slots_and_the_one_that_ends_alone(model):
 def test_examples_without_classes_train_none(model):
     prediction, batch = said(), images()
     without = {**batch, "classes": np.zeros_like(batch["classes"])}
-    found = model.losses(prediction, without, jnp.int32(0), category=9.0)
+    found = model.losses(prediction, without, jnp.int32(0), class_weight=9.0)
     del batch["classes"]
     np.testing.assert_allclose(found, model.losses(prediction, batch, jnp.int32(0)), rtol=1e-6)
 
@@ -225,7 +224,7 @@ def test_ris_matches_the_first_n_steps_and_is_sure_of_them_alone():
         masks += costs[linear_sum_assignment(costs)].tolist()
         there = np.asarray(prediction.there[0, b, : n + 2])
         ends += np.logaddexp(0, np.where(np.arange(n + 2) < n, -there, there)).tolist()
-    losses = model.losses(prediction, batch, jnp.int32(0), confidence=0.5)
+    losses = model.losses(prediction, batch, jnp.int32(0), confidence_weight=0.5)
     np.testing.assert_allclose(losses.mean(), np.mean(masks) + 0.5 * np.mean(ends), rtol=1e-5)
     other = model.losses(prediction, batch, jnp.int32(0), iou="soft")
     assert np.abs(other - model.losses(prediction, batch, jnp.int32(0))).max() > 0.01

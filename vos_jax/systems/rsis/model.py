@@ -97,28 +97,28 @@ class RSIS(ObjectsOfImages):
         predictions: Prediction,
         batch: Mapping[str, jax.Array],
         step: jax.Array,
-        box: float = 1.0,
-        category: float = 0.1,
-        stop: float = 0.5,
+        box_weight: float = 1.0,
+        class_weight: float = 0.1,
+        stop_weight: float = 0.5,
         box_from: int = 0,
         class_from: int = 0,
         stop_from: int = 0,
-        limit_start: int = 0,
-        limit_step: int = 1,
-        limit_every: int = 1,
+        curriculum_start: int = 0,
+        curriculum_step: int = 1,
+        curriculum_every: int = 1,
     ) -> jax.Array:
         """Loss of each video [B]: means over all objects of the batch, of which there may be few.
 
-        box, category, stop: alpha, beta and gamma, the weights of the parts besides the mask's, and
-        (_from) the steps from which they are part of it. limit_start: at first the loss is that of
-        so many slots, and of limit_step more every limit_every steps; 0: of all slots. Examples
-        without classes train none, nor do objects of class 0.
+        box_weight, class_weight, stop_weight: alpha, beta and gamma; (_from) the steps from which
+        these parts are in the loss. curriculum_start: at first the loss is that of so many slots,
+        and of curriculum_step more every curriculum_every steps; 0: of all slots. Examples without
+        classes train none, nor do objects of class 0.
         """
         masks, shown = truths(predictions, batch)
         there = shown.sum(axis=-1, keepdims=True)  # n
         slots = jnp.arange(predictions.decoded.shape[-1])
-        limit = limit_start + limit_step * (step // limit_every) if limit_start else len(slots)
-        used = slots < limit
+        grown = curriculum_start + curriculum_step * (step // curriculum_every)
+        used = slots < (grown if curriculum_start else len(slots))
         counted = used & (slots < there)
         maps = jax.vmap(lambda prediction: self.maps(prediction, masks.shape[3:]))(predictions)
         costs = soft_iou_costs(maps, masks)  # [T, B, S, N]
@@ -126,14 +126,14 @@ class RSIS(ObjectsOfImages):
         loss = mean_over(of_pairs(costs, objects), counted)
 
         ends = stop_costs(predictions.there, slots < there)
-        loss += stop * (step >= stop_from) * mean_over(ends, used & (slots <= there))
+        loss += stop_weight * (step >= stop_from) * mean_over(ends, used & (slots <= there))
         if "classes" in batch:
             classes = of_pairs(jnp.broadcast_to(batch["classes"][:, None], costs.shape), objects)
             wrong = class_costs(jax.nn.log_softmax(predictions.classes), classes)
-            loss += category * (step >= class_from) * mean_over(wrong, counted & (classes > 0))
+            loss += class_weight * (step >= class_from) * mean_over(wrong, counted & (classes > 0))
         if self.boxes:
             height, width = masks.shape[3:]
             sides = jnp.float32([width, height, width, height])
             apart = box_costs(predictions.boxes, boxes_around(masks > 0) / sides)
-            loss += box * (step >= box_from) * mean_over(of_pairs(apart, objects), counted)
+            loss += box_weight * (step >= box_from) * mean_over(of_pairs(apart, objects), counted)
         return loss

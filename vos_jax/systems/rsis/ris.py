@@ -95,12 +95,12 @@ class RIS(ObjectsOfImages):
         predictions: Prediction,
         batch: Mapping[str, jax.Array],
         step: jax.Array,
-        confidence: float = 1.0,
+        confidence_weight: float = 1.0,
         iou: str = "relaxed",
     ) -> jax.Array:
         """Loss of each video [B]: means over the objects and over the steps of the batch.
 
-        confidence: weight of its part. iou: "relaxed" has the product of the masks as a summand
+        confidence_weight: of its part. iou: "relaxed" has the product of the masks as a summand
         below the line, "soft" subtracts it there, as an intersection over union does.
         """
         if iou not in IOU:
@@ -113,7 +113,7 @@ class RIS(ObjectsOfImages):
         costs = IOU[iou](maps, masks)
         loss = mean_over(of_pairs(costs, paired(costs, counted, shown)), counted)
         wrong = 2 * stop_costs(predictions.there, counted)  # cross-entropy as it is
-        return loss + confidence * mean_over(wrong, slots < there + self.steps_after)
+        return loss + confidence_weight * mean_over(wrong, slots < there + self.steps_after)
 
 
 class Inhibition(ObjectDecoder):
