@@ -6,6 +6,7 @@ json as it is. pycocotools does the work, and trusts what it is given (a text th
 read past its end): what comes from a file goes through `from_segmentation`, which checks it.
 """
 
+from array import array
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
@@ -109,9 +110,12 @@ def _rle(segmentation: Any, size: tuple[int, int], where: str) -> RLE | None:
         )
     counts = segmentation["counts"]
     if isinstance(counts, list):
-        numbers = [n for n in counts if isinstance(n, int) and n >= 0]
-        _check_runs(len(numbers) - len(counts), sum(numbers), size, where)
-        return _text(coco.frPyObjects({"size": list(size), "counts": counts}, *size))
+        try:
+            runs = np.frombuffer(array("I", counts), np.uintc)  # refuses what is none, at speed
+        except (TypeError, OverflowError):
+            raise _no_runs(where) from None
+        _check_runs(0, int(runs.sum(dtype=np.int64)), size, where)
+        return _text(coco.frPyObjects({"size": list(size), "counts": runs}, *size))
     if isinstance(counts, bytes):
         counts = counts.decode("latin-1")
     if not isinstance(counts, str):
@@ -181,12 +185,16 @@ def _sums_of_every_second(numbers: np.ndarray, starts: np.ndarray, ends: np.ndar
 
 def _check_runs(smallest: int, total: int, size: tuple[int, int], where: str) -> None:
     if smallest < 0:
-        raise ValueError(f"{where}: expected whole numbers from 0 as run lengths, found others")
+        raise _no_runs(where)
     if total != size[0] * size[1]:
         raise ValueError(
             f"{where}: the run lengths are to sum up to {size[0]} x {size[1]} pixels, they give"
             f" {total}"
         )
+
+
+def _no_runs(where: str) -> ValueError:
+    return ValueError(f"{where}: expected whole numbers from 0 as run lengths, found others")
 
 
 def _text(rle: dict) -> RLE:
