@@ -135,7 +135,7 @@ def _paper() -> ConfigDict:
         }
     )
     config.inference.legacy_double_softmax = True  # of the public weights
-    config.eval.update({"protocol": "davis2016", "metric": "J-Mean"})
+    config.eval.update({"protocol": "davis2016", "temporal": "official", "metric": "J-Mean"})
     common.use_sources(config, _davis2016("train"), _davis2016("val"))
     return config
 
@@ -148,7 +148,7 @@ def _davis2016(split: str) -> dict:
 
 def _evaluate_on(config: ConfigDict, name: str, source: dict) -> None:
     config.data.eval = ConfigDict({name: source})
-    config.eval.protocol = name.replace("_", "-")
+    config.eval.update({"protocol": name.replace("_", "-"), "temporal": "none"})
 
 
 def _as_in_the_paper(config: ConfigDict) -> None:
@@ -198,11 +198,12 @@ def _shrink_to_quick(config: ConfigDict) -> None:
         {"salient": {"kind": "synthetic_salient", "split": s}} for s in ("train", "test")
     )
     common.use_sources(config, train, test)
+    config.eval.temporal = "none"  # it is a measure of DAVIS's sequences
     config.data.update({"crop": (96, 160), "scale": (1.0, 1.1), "contrast": False})
     config.data.groups = ((0, 1),)
     config.data.alternate.flip = 0.5
     config.data.alternate.train = ConfigDict(train)
-    config.train.update({"steps": 600, "batch": 6, "frames_apart": False})
+    config.train.update({"steps": 1_200, "batch": 6, "frames_apart": False})
     config.optim.update(
         {
             "name": "adam",

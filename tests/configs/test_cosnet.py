@@ -6,6 +6,7 @@ import pytest
 
 from tests.fixtures import load_npz
 from vos_jax.configs.cosnet import PRESETS, ROWS, get_config
+from vos_jax.evaluation import _protocol
 from vos_jax.inference.setup import build_inference
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.train.optim import build_schedule, fits, parameter_paths
@@ -81,6 +82,9 @@ def test_every_set_is_scored_by_its_own_protocol():
     assert protocols.pop("paper_fbms") == "fbms"
     assert protocols.pop("paper_youtube_objects") == "youtube-objects"
     assert set(protocols.values()) == {"davis2016"}
+    measures = {preset: _protocol(get_config(preset).eval).measures for preset in PRESETS}
+    assert measures["paper"] == measures["small"] == ("J", "F", "T")
+    assert measures["quick"] == ("J", "F") and measures["paper_fbms"] == ("J",)
 
 
 def test_quick_is_small():

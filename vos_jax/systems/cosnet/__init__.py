@@ -1,7 +1,7 @@
 """COSNet (CVPR 2019)."""
 
 from vos_jax.systems.base import Part, System
-from vos_jax.systems.cosnet.model import COSNet
+from vos_jax.systems.cosnet.model import COSNet, products
 from vos_jax.systems.cosnet.official import from_official
 
 _NO_MASKS = "its one object is found without masks"
@@ -18,7 +18,13 @@ SYSTEM = System(
         "size": (0, 0),
     },
     inference=("num_references", "selection", "fusion", "legacy_double_softmax", "size"),
-    parts=(Part("encode", "encoder"), Part("segment", "head")),
+    parts=(
+        Part("encode", "encoder"),
+        Part("segment", "read", floor=products),
+        Part("segment", "head"),
+    ),
+    measured={"selection": "past"},  # so that the memory holds all references ...
+    warm_up=5,  # ... when a frame is measured
     exempt={
         name: _NO_MASKS
         for name in (

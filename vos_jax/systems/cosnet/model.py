@@ -39,6 +39,7 @@ from vos_jax.nn.deeplab_v3 import BACKBONES, RESNETS, DeepLabV3
 from vos_jax.nn.images import caffe_normalise, imagenet_normalise
 from vos_jax.ops.coattention import summaries
 from vos_jax.ops.losses import balanced_binary_losses
+from vos_jax.ops.memory_read import read_products
 from vos_jax.systems import memory_bank
 from vos_jax.systems.base import Traits, VOSModel, of_predicted
 from vos_jax.systems.cosnet.network import MECHANISMS, Affinity, Gate, Head, logits
@@ -165,7 +166,7 @@ class COSNet(VOSModel):
         """Features of RGB frames [B, h, w, 3] in 0..255."""
         of_caffe = self.backbone in RESNETS
         normalised = caffe_normalise(inputs) if of_caffe else imagenet_normalise(inputs)
-        x = self.encoder(normalised, train)
+        x = self.encoder(normalised, train=train)
         return Features(x, self.encoder_logits(x.astype(jnp.float32))[..., 0], inputs.shape[1:3])
 
     def start(
@@ -212,7 +213,7 @@ class COSNet(VOSModel):
         counts = memory_bank.readable(memory.bank, self.rule)[:, 0]
         references = _references(memory, features)
         query, keys = self.affinity.query(features.embedding), self.affinity.keys(references)
-        found = self._read(query, keys, references, counts)
+        found = self.read(query, keys, references, counts)
         if self.fusion == "attention":
             share = counts / jnp.maximum(counts.sum(axis=1, keepdims=True), 1)
             found = (found * share[..., None, None, None]).sum(axis=1, keepdims=True)
@@ -277,14 +278,14 @@ class COSNet(VOSModel):
             return Prediction(features.logits[:, None], counts, pair, features.size)
         references = reference[:, None]
         query, keys = self.affinity.query(embedding), self.affinity.keys(references)
-        maps = self.head(self._read(query, keys, references, counts), embedding, train)
+        maps = self.head(self.read(query, keys, references, counts), embedding, train)
         query, keys = self.affinity.turned(reference, embedding)
-        turned = self._read(query, keys, embedding[:, None], counts)
+        turned = self.read(query, keys, embedding[:, None], counts)
         of_reference = self.reference_head(turned, reference, train)[:, 0]
         penalty = jnp.broadcast_to(self.affinity.penalty(), len(reference))
         return Prediction(maps, counts, Pair(of_reference, encoder, penalty), features.size)
 
-    def _read(
+    def read(
         self, query: jax.Array, keys: jax.Array, values: jax.Array, counts: jax.Array
     ) -> jax.Array:
         """Gated summaries float32 [B, M, h, w, C] of references [B, R, h, w, C]."""
@@ -316,6 +317,12 @@ def _references(memory: Memory, features: Features) -> jax.Array:
     """Embeddings [B, R, h, w, C]."""
     batch, height, width, channels = features.embedding.shape
     return memory.bank.keys.reshape(batch, -1, height, width, channels)
+
+
+def products(memory: Memory, features: Features) -> jax.Array:
+    """The matrix products of reading all references alone: what `read` cannot cost less than."""
+    query, _ = _entry(features)
+    return read_products(query[:, 0], memory.bank.keys, memory.bank.keys)
 
 
 def _resized(maps: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -129,5 +129,9 @@ class Head(nn.Module):
 
 
 def logits(name: str | None = None) -> nn.Module:
-    """A map float32 of features: 1x1."""
-    return nn.Dense(1, kernel_init=_init, precision=HIGHEST, name=name)
+    """A map float32 of features: 1x1.
+
+    It does not begin as small as in the release: all its weights would take the sign that the
+    background asks for in the first steps, and then no feature can speak for the object.
+    """
+    return nn.Dense(1, precision=HIGHEST, name=name)
