@@ -1,0 +1,1 @@
+"""MaskTrack R-CNN (ICCV 2019)."""
