@@ -99,6 +99,10 @@ def shrink_detector_to_quick(config: ConfigDict) -> None:
             "norm_eval": False,
             "anchor_size": 6.0,
             "finest": 16.0,  # boxes have sides of 20 to 40 pixels
+            "train_proposals": 32,
+            "anchor_samples": 64,
+            "box_samples": 24,
+            "box_beta": 1.0,
         }
     )
     config.inference.update(

@@ -26,6 +26,9 @@ TINY = {
     "pre_nms": 24,
     "post_nms": 16,
     "max_detections": 4,
+    "train_proposals": 24,
+    "anchor_samples": 16,
+    "box_samples": 8,
 }
 SYSTEM = System(
     model=MaskRCNN,

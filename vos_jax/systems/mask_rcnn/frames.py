@@ -4,9 +4,14 @@ torchvision (a continuous geometry) normalises first and scales floats, and roun
 mmdet 0.x (an inclusive one) scales uint8 and normalises then, and rounds a side to the nearest.
 """
 
+from collections.abc import Mapping
+
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from vos_jax.nn.images import imagenet_normalise
 from vos_jax.ops.boxes import Geometry
 from vos_jax.systems.vis_base import Inputs
 
@@ -21,16 +26,12 @@ def scaled_size(
 
     The releases differ in the last: mmdet's is the factor itself, torchvision's the ratio of sides.
     """
-    factor = min(
-        np.float32(most) / np.float32(side)
-        for most, side in zip(sorted(image_scale), sorted(size), strict=True)
-    )
+    real = float if geometry.inclusive else np.float32  # as the releases compute it
+    sides = zip(sorted(image_scale), sorted(size), strict=True)
+    factor = float(min(real(most) / real(side) for most, side in sides))
     if geometry.inclusive:
-        factor = min(
-            most / side for most, side in zip(sorted(image_scale), sorted(size), strict=True)
-        )
         return tuple(int(side * factor + 0.5) for side in size), (factor, factor)
-    scaled = tuple(int(side * float(factor)) for side in size)
+    scaled = tuple(int(side * factor) for side in size)
     return scaled, tuple(new / old for new, old in zip(scaled, size, strict=True))
 
 
@@ -63,6 +64,17 @@ def prepare(
     padded = np.zeros((*canvas, 3), np.float32)
     padded[: size[0], : size[1]] = scaled
     return Inputs(padded, np.int32(size), np.float32(scale))
+
+
+def batch_inputs(batch: Mapping[str, jax.Array], frame: int) -> Inputs:
+    """One frame of each training example, which is on its canvas already.
+
+    batch: frames [B, T, H, W, 3] in 0..255 and size int32 [B, 2], of the frames on the canvas.
+    """
+    frames, size = imagenet_normalise(batch["frames"][:, frame]), batch["size"]
+    rows, columns = (jnp.arange(n) < size[:, i, None] for i, n in enumerate(frames.shape[1:3]))
+    inside = rows[:, :, None] & columns[:, None]
+    return Inputs(frames * inside[..., None], size, jnp.ones((len(frames), 2)))
 
 
 def _resize(image, size):

@@ -13,6 +13,8 @@ Glossary: B images, L levels of the pyramid, A anchors of all of them, P proposa
 detections, K classes with the background first.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,10 +24,19 @@ from vos_jax.nn.detection_heads import BoxHead, MaskHead, RPNHead
 from vos_jax.nn.fpn import FPN
 from vos_jax.nn.resnet import ResNet
 from vos_jax.ops.boxes import GEOMETRIES, Geometry
+from vos_jax.ops.mask_targets import mask_targets
 from vos_jax.ops.paste import paste_masks
 from vos_jax.ops.roi_align import level_of, roi_align_levels
 from vos_jax.systems.mask_rcnn.detection import propose, pyramid_anchors, select
-from vos_jax.systems.mask_rcnn.frames import prepare
+from vos_jax.systems.mask_rcnn.frames import batch_inputs, prepare
+from vos_jax.systems.mask_rcnn.training import (
+    Sampled,
+    box_losses,
+    mask_losses,
+    proposal_losses,
+    sample_anchors,
+    sample_proposals,
+)
 from vos_jax.systems.vis_base import Detections, Inputs, Linked, VISModel
 
 POOLED = 4  # levels that boxes are read from; the last one is for proposals alone
@@ -54,6 +65,10 @@ class MaskRCNN(VISModel):
     How it is run: image_scale (long, short) and canvas as in `frames.prepare`; pre_nms candidates
     of each level and post_nms proposals of all, suppressed at proposal_threshold; detections above
     score_threshold, suppressed at nms_threshold, at most max_detections.
+
+    How it is trained: train_proposals are candidates of each level and proposals; of each image
+    anchor_samples anchors and box_samples boxes count; box_beta is where the loss of boxes becomes
+    linear.
     """
 
     classes: int = 90
@@ -77,6 +92,10 @@ class MaskRCNN(VISModel):
     score_threshold: float = 0.05
     nms_threshold: float = 0.5
     max_detections: int = 100
+    train_proposals: int = 2000
+    anchor_samples: int = 256
+    box_samples: int = 512
+    box_beta: float = 1 / 9
     dtype: str = "float32"  # of features and heads; "bfloat16" halves them
 
     def setup(self):
@@ -120,13 +139,16 @@ class MaskRCNN(VISModel):
         grids = [x.shape[1:3] for x in features.maps]
         return pyramid_anchors(grids, self.anchor_size, self.convention)
 
-    def propose(self, features: Features) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def propose(
+        self, features: Features, train: bool = False
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Boxes [B, P, 4] on the canvas, their logits [B, P], and which ones are valid."""
         anchors = self.anchors(features)
+        limits = (self.train_proposals,) * 2 if train else (self.pre_nms, self.post_nms)
 
         def of_image(logits, deltas, size):
-            limits = (self.pre_nms, self.post_nms, self.proposal_threshold)
-            return propose(logits, deltas, anchors, size, *limits, self.convention)
+            options = (*limits, self.proposal_threshold, self.convention)
+            return propose(logits, deltas, anchors, size, *options)
 
         return jax.vmap(of_image)(features.logits, features.deltas, features.size)
 
@@ -174,6 +196,54 @@ class MaskRCNN(VISModel):
             embeddings=self.embed(features, placed),
             **found,
         )
+
+    def losses(
+        self, batch: Mapping[str, jax.Array], key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """As `VISModel.losses`, of the first frame of each example.
+
+        batch: frames [B, T, H, W, 3] in 0..255 on one canvas, size int32 [B, 2], boxes
+        [B, T, G, 4], masks bool [B, T, G, H, W], classes int32 [B, G] from 1, valid bool [B, T, G].
+        """
+        features = self.encode(batch_inputs(batch, 0), train=True)
+        parts, *_ = self.detector_losses(features, batch, key)
+        return sum(parts.values()), parts
+
+    def detector_losses(
+        self, features: Features, batch: Mapping[str, jax.Array], key: jax.Array
+    ) -> tuple[dict[str, jax.Array], Sampled, jax.Array]:
+        """The losses by name, the boxes that were sampled, and where they are, [B, R, 4]."""
+        boxes, valid = batch["boxes"][:, 0], batch["valid"][:, 0]
+        keys = jax.random.split(key, 2 * len(boxes)).reshape(2, -1)
+        truth, geometry = (boxes, valid), self.convention
+        anchors = np.concatenate(self.anchors(features))
+        sampled = sample_anchors(
+            keys[0], anchors, features.size, *truth, self.anchor_samples, geometry
+        )
+        said = (features.logits, features.deltas, anchors)
+        parts = proposal_losses(*said, boxes, sampled, geometry)
+        proposals, _, usable = self.propose(features, train=True)
+        sampled, rois = sample_proposals(
+            keys[1], proposals, usable, *truth, self.box_samples, geometry
+        )
+        return parts | self.roi_losses(features, batch, sampled, rois), sampled, rois
+
+    def roi_losses(
+        self, features: Features, batch: Mapping[str, jax.Array], sampled: Sampled, rois: jax.Array
+    ) -> dict[str, jax.Array]:
+        """The losses of sampled boxes rois [B, R, 4]: "class", "box" and "mask"."""
+        classes, geometry = batch["classes"], self.convention
+        said = self.classify(self.pool(features, rois, BOX_BINS))
+        boxes = batch["boxes"][:, 0]
+        parts = box_losses(*said, rois, boxes, classes, sampled, self.box_beta, geometry)
+        first = slice(0, max(self.box_samples // 4, 1))  # no other can be positive
+        sampled, rois = jax.tree.map(lambda x: x[:, first], (sampled, rois))
+        logits = self.mask_logits(features, rois, jnp.maximum(sampled.objects(classes) - 1, 0))
+        slots, side = jnp.maximum(sampled.slot, 0), logits.shape[2]
+        targets = jax.vmap(lambda *x: mask_targets(*x, side, geometry))(
+            batch["masks"][:, 0], slots, rois
+        )
+        return parts | {"mask": mask_losses(logits, targets, sampled.positive)}
 
     def masks(self, detections: Detections, size: tuple[int, int]) -> jax.Array:
         """As `VISModel.masks`."""
