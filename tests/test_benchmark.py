@@ -20,7 +20,7 @@ from vos_jax.benchmarks.measuring import Case, resident_in_use
 from vos_jax.benchmarks.stream import Stream, stream_table
 from vos_jax.systems.base import Part
 from vos_jax.systems.build import variable_shapes
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import SYSTEMS, systems_of
 
 SMALL = ["kernels", "--grid", "9", "12", "--frame", "48", "86", "--rounds", "2"]
 
@@ -95,7 +95,7 @@ def _calls_of(part: Part, stage: Case) -> list:
     return found
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", systems_of("vos"))
 def test_parts_of_a_full_size_frame_give_what_they_give_in_their_stage(system, monkeypatch):
     """Shapes alone: nothing is computed."""
 

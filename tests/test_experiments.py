@@ -12,7 +12,7 @@ from vos_jax.benchmarks.collectives import Collective, collectives, traffic
 from vos_jax.benchmarks.scaling import scaling_panels, scaling_table
 from vos_jax.benchmarks.sweep import best_fit
 from vos_jax.benchmarks.training import Step, step_config
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 
 PROGRAM = """
 HloModule jit_step, is_scheduled=true
@@ -79,7 +79,7 @@ def test_a_compiled_program_sends_what_its_shardings_ask_for(small_programs):
     assert small_programs["loop"] == [["all-reduce", [16], 64, 5]]
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", systems_of("vos"))
 def test_eight_devices_hold_at_most_a_sixth_of_parameters_and_optimizer_each(
     system, small_programs
 ):

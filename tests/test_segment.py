@@ -18,9 +18,10 @@ from vos_jax.data.frames import FrameSource, open_frames
 from vos_jax.data.given_masks import GivenMasks
 from vos_jax.data.image_file import upright
 from vos_jax.data.masks import read_mask
+from vos_jax.inference.segmenting import segment
 from vos_jax.inference.writers import FrameResult
-from vos_jax.segment import segment
 from vos_jax.systems.base import Traits
+from vos_jax.tasks import vos
 
 SIZE = (10, 14)
 
@@ -97,9 +98,9 @@ def run(video, monkeypatch):
     """The command with the stub in place of a checkpoint."""
     system = SimpleNamespace(traits=Traits())
     inference = SimpleNamespace(model=system, segmenter=lambda variables, ids: StubSegmenter(ids))
-    config = ConfigDict({"model": {"name": "stub"}})
+    config = ConfigDict({"model": {"name": "feelvos"}})
     monkeypatch.setattr(command, "load_variables", lambda checkpoint, config_: (None, config))
-    monkeypatch.setattr(command, "build_inference", lambda config: inference)
+    monkeypatch.setattr(vos, "build_inference", lambda config: inference)
 
     def call(*extra, masks="masks", out="out"):
         command.main(

@@ -6,7 +6,6 @@ seconds. What is small about a model stands in the system's entry (`System.tiny`
 
 import contextlib
 import gc
-import importlib
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vos_jax.data.pipeline import Examples
 from vos_jax.inference.streaming import compiled
+from vos_jax.presets.common import system_config
 from vos_jax.systems.base import VOSModel
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
@@ -81,7 +81,7 @@ def unload_programs() -> None:
 
 def get_config(system: str) -> ConfigDict:
     """The system's quick preset, shrunk."""
-    return shrunk(importlib.import_module(f"vos_jax.configs.{system}").get_config("quick"))
+    return shrunk(system_config(system, "quick"))
 
 
 def shrunk(config: ConfigDict) -> ConfigDict:
@@ -100,8 +100,9 @@ def shrunk(config: ConfigDict) -> ConfigDict:
     config.model.update({field: value for field, value in rules.items() if field in config.model})
     crop = tuple(48 + side % 16 for side in config.data.crop)  # systems want 16 n or 16 n + 1
     config.data.update({"crop": crop, "short_side": 0, "workers": 2})
-    if entry.model().traits.guidance != "none":  # others have as many slots as they propose
-        config.data.max_objects = 2
+    traits = build_model(config.model).traits
+    alone = traits.guidance == "none"  # then there are as many slots as are proposed
+    config.data.max_objects = traits.proposals if alone else 2
     config.data.train, config.data.eval = _clips("train", 3, FRAMES), _clips("test", 2, TEST_FRAMES)
     if config.data.pretrain.steps:
         config.data.pretrain.update({"steps": 1, "train": _clips("train", 3, FRAMES)})

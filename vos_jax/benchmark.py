@@ -40,7 +40,7 @@ from vos_jax.benchmarks.measuring import Case, case_table, measure, resident_gro
 from vos_jax.benchmarks.metrics import metric_cases
 from vos_jax.benchmarks.stream import SHORTEST, run_stream, stream_table
 from vos_jax.benchmarks.systems import system_cases
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 
 STAGES: dict[str, Callable[[argparse.Namespace], list[Case]]] = {
     "kernels": kernel_cases,
@@ -52,7 +52,7 @@ GRID_STAGES = ("kernels", "matching")
 
 def stages_by_name() -> dict[str, Callable[[argparse.Namespace], list[Case]]]:
     """The stages of the operations and, under its name, each system."""
-    systems = {name: partial(system_cases, system) for name, system in SYSTEMS.items()}
+    systems = {name: partial(system_cases, name) for name in systems_of("vos")}
     return {**STAGES, **systems}
 
 
@@ -96,7 +96,7 @@ def _add_case_options(parser: argparse.ArgumentParser, stage: str) -> None:
 
 
 def _add_stream_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--system", choices=sorted(SYSTEMS), required=True)
+    parser.add_argument("--system", choices=sorted(systems_of("vos")), required=True)
     parser.add_argument("--frames", type=int, default=2000, help="length of the video")
     _add_video_options(parser, (240, 427))
     capacity = "frames in a bounded memory (default: what the system's tiny model has)"

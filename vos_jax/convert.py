@@ -3,10 +3,11 @@
     python -m vos_jax.convert --model NAME --source PATH --out DIR [--config FILE[:PRESET]]
 
 NAME is a system or a backbone (--help lists them). PATH is the official file: a TensorFlow
-checkpoint prefix, a .pth (needs PyTorch), or an .npz of official names -> arrays. A system is built
-from the config, by default configs/NAME.py:paper, and every array must fit; of a backbone's file
-the heads are left out and listed. DIR then goes to --checkpoint or --config.init.model (a system)
-or to --config.init.backbone (a backbone).
+checkpoint prefix, a .pth (needs PyTorch), a folder of such files, or an .npz of official names ->
+arrays. A system is built from the config, by default configs/NAME.py:paper (of rsis
+configs/rvos.py:rsis), and every array must fit; of a backbone's file the heads are left out and
+listed. DIR then goes to --checkpoint or --config.init.model (a system) or to --config.init.backbone
+(a backbone).
 """
 
 import os
@@ -139,7 +140,7 @@ def released_systems() -> list[str]:
 
 def default_config(name: str) -> str:
     """FILE:PRESET of a system's published configuration."""
-    return f"{config_folder() / name}.py:paper"
+    return str(config_folder() / (SYSTEMS[name].config or f"{name}.py:paper"))
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:

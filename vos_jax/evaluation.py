@@ -188,6 +188,12 @@ class Evaluation:
                 f" found {metric!r}"
             )
 
+    def scores(
+        self, variables: Mapping[str, Any], out_dir: epath.PathLike, **options: bool
+    ) -> dict[str, float]:
+        """The model's numbers of a `run` with these options."""
+        return self.run(variables, out_dir, **options).metrics[MODEL]
+
     def run(
         self,
         variables: Mapping[str, Any],
@@ -239,7 +245,8 @@ def _protocol(section: ConfigDict) -> Protocol:
     """The protocol that config.eval names."""
     seen = read_categories(section.seen) if section.seen else None
     try:
-        return get_protocol(section.protocol, seen=seen)
+        temporal = section.get("temporal", "none")
+        return get_protocol(section.protocol, temporal=temporal, seen=seen)
     except ValueError as error:
         raise ValueError(f"config.eval: {error}") from error
 

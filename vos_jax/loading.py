@@ -5,11 +5,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vos_jax.checkpoint_folder import import_variables
-from vos_jax.inference.setup import build_inference
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.systems.base import HOW_COMPUTED
 from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
+from vos_jax.tasks import task_of
 
 
 def load(checkpoint: str, config: ConfigDict | None = None) -> VideoSegmenter:
@@ -26,7 +26,7 @@ def load(checkpoint: str, config: ConfigDict | None = None) -> VideoSegmenter:
         ValueError: another model than the checkpoint holds, with the fields that differ.
     """
     variables, config = load_variables(checkpoint, config)
-    return build_inference(config).segmenter(variables)
+    return task_of(config).segmenter(config, variables)
 
 
 def load_variables(

@@ -30,10 +30,10 @@ from vos_jax.command_line import (
 )
 from vos_jax.compilation_cache import keep_compiled_programs
 from vos_jax.data.pipeline import batches
-from vos_jax.data.stages import training_examples
-from vos_jax.evaluation import MODEL, Evaluation
 from vos_jax.loading import load_variables
 from vos_jax.presets.checks import check_config
+from vos_jax.presets.common import new_config
+from vos_jax.tasks import task_of
 from vos_jax.train.batch_rule import fit_batch
 from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.distributed import GIVEN, initialize_distributed
@@ -61,10 +61,12 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
         rule = f"config.optim.scale_rule={config.optim.scale_rule} (old -> new):"
         print(rule, *changes, sep="\n  ", flush=True)
     score = _scorer(config, workdir) if evaluated else None  # complains now, not after training
-    prepare_workdir(workdir, config, build_manifest(config) | {"scaled": changes})
+    manifest = build_manifest(config) | {"scaled": changes}
+    prepare_workdir(workdir, config, manifest, defaults=new_config(config.model.name))
     checkpoints, logger = Checkpoints(workdir, config.train.keep_last), Logger(workdir)
     try:
-        training = build_training(config, restored=checkpoints.latest_step() is not None)
+        restored = checkpoints.latest_step() is not None
+        training = build_training(config, restored=restored, objective=task_of(config).objective)
         result = train(
             config,
             state=training.state,
@@ -88,7 +90,7 @@ def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, A
             "config.train.slot_buckets: expected False with several processes, each of which sees"
             f" only its own clips of a batch, found True with {jax.process_count()}"
         )
-    examples = training_examples(config)
+    examples = task_of(config).examples(config)
 
     def from_example(start: int) -> Iterator[dict[str, Any]]:
         whole = batches(
@@ -120,7 +122,7 @@ def run_evaluation(
             f"{checkpoint} has no whole config (only {', '.join(config)}; missing: "
             f"{', '.join(missing)}); give --config FILE[:PRESET]"
         )
-    return Evaluation(config).run(variables, out_dir, overwrite=overwrite).metrics[MODEL]
+    return task_of(config).scoring(config).scores(variables, out_dir, overwrite=overwrite)
 
 
 def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str, float]]:
@@ -128,13 +130,13 @@ def _scorer(config: ConfigDict, workdir: str) -> Callable[[dict, int], dict[str,
 
     Several processes share the videos, and all get the scores.
     """
-    evaluation = Evaluation(config)
-    evaluation.check_metric()
+    scoring = task_of(config).scoring(config)
+    scoring.check_metric()
 
     def score(variables, step):
         out_dir = epath.Path(workdir) / "results" / f"step_{step}"
         options = dict(write_masks=step == config.train.steps, overwrite=True)
-        return evaluation.run(fetch(variables), out_dir, **options).metrics[MODEL]
+        return scoring.scores(fetch(variables), out_dir, **options)
 
     return score
 

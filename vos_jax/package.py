@@ -7,6 +7,10 @@ data set in its official layout, by default the folder named by VOS_JAX_DATA_DIR
 lists say which sequences, frames, sizes and object ids are expected. --split and --meta (another
 meta.json) go with YouTube-VOS. Every mask is verified first; where one is wrong, all that is wrong
 is listed and nothing is written.
+
+With --benchmark youtube-vis, --pred is a results.json, which is checked against the annotation file
+of the split and becomes the one file of the zip; --annotations names that file where it lies
+elsewhere.
 """
 
 import os
@@ -14,9 +18,12 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
+from etils import epath
 
 from vos_jax.command_line import flag, new_flags, parse_flags, path_flag, run_command
 from vos_jax.data.sources import ROOT_VARIABLE
+from vos_jax.data.youtube_vis import annotation_file
+from vos_jax.inference.instance_submission import YOUTUBE_VIS, write_instance_submission
 from vos_jax.inference.submission import (
     SERVERS,
     YOUTUBE_SPLITS,
@@ -32,22 +39,40 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     """The command line as flag values; raises flags.Error where it is wrong."""
     values = new_flags()
     root = os.environ.get(ROOT_VARIABLE)
-    flag(values, "benchmark", None, "whose server the zip is for", choices=SERVERS)
-    path_flag(values, "pred", "folder of <sequence>/<frame>.png; may be gs://")
+    flag(values, "benchmark", None, "whose server the zip is for", choices=(*SERVERS, YOUTUBE_VIS))
+    path_flag(
+        values,
+        "pred",
+        f"folder of <sequence>/<frame>.png; {YOUTUBE_VIS}: results.json; may be gs://",
+    )
     path_flag(values, "out", "the zip to write; may be gs://")
     path_flag(values, "data", "root of the data set in its official layout", root)
-    flag(values, "split", None, f"of YouTube-VOS (default: {SPLIT})", choices=YOUTUBE_SPLITS)
+    flag(
+        values, "split", None, f"of YouTube-VOS and -VIS (default: {SPLIT})", choices=YOUTUBE_SPLITS
+    )
     path_flag(values, "meta", "of YouTube-VOS: another meta.json")
+    path_flag(values, "annotations", "of YouTube-VIS: another annotation file")
     flag(values, "overwrite", False, "replace an existing zip")
     parse_flags(values, argv, required=("benchmark", "pred", "out", "data"))
-    given = [f"--{name}" for name in ("split", "meta") if values[name].value]
-    if given and values.benchmark != YOUTUBE_VOS and not values.help:
-        raise flags.Error(f"{', '.join(given)} goes with {YOUTUBE_VOS}, not {values.benchmark}")
+    goes_with = {
+        "split": (YOUTUBE_VOS, YOUTUBE_VIS),
+        "meta": (YOUTUBE_VOS,),
+        "annotations": (YOUTUBE_VIS,),
+    }
+    for name, benchmarks in goes_with.items():
+        if values[name].value and values.benchmark not in benchmarks and not values.help:
+            raise flags.Error(
+                f"--{name} goes with {' and '.join(benchmarks)}, not {values.benchmark}"
+            )
     return values
 
 
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns the summary."""
+    if args.benchmark == YOUTUBE_VIS:
+        listed = annotation_file(epath.Path(args.data), args.split or SPLIT, args.annotations or "")
+        done = write_instance_submission(args.pred, listed, args.out, overwrite=args.overwrite)
+        return done.report()
     expected = expected_sequences(args.benchmark, args.data, args.split or SPLIT, args.meta)
     done = write_submission(args.benchmark, args.pred, args.out, expected, overwrite=args.overwrite)
     return done.report()

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from vos_jax.data.augment import Balance, augment, groups_of, random_crop
+from vos_jax.data.augment import Balance, augment, groups_of, random_crop, stretched_contrast
 from vos_jax.data.objects import nearest_index
 from vos_jax.data.sampling import RejectedClip, reference_and_run
 from vos_jax.data.synthetic import synthetic_videos
@@ -316,3 +316,17 @@ def test_the_balanced_crop_is_drawn_until_the_reference_shows_an_object(tries):
     balanced = np.mean([shown(seed, balance=Balance(tries=tries)) for seed in range(100)])
     assert 0 < once < 0.25
     assert balanced == once if tries == 1 else balanced > 2.5 * once
+
+
+def test_contrast_is_stretched_in_each_frame_alone():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(60, 180, (2, 20, 30, 3)).astype(np.uint8)
+    frames[1] //= 2
+    still = dict(crop=(12, 16), scale=(1.0, 1.0), flip=0.0, groups=((0, 1),))
+    masks = np.zeros((2, 20, 30), np.uint8)
+    plain, _ = augment(frames, masks, np.random.default_rng(1), **still)
+    found, _ = augment(frames, masks, np.random.default_rng(1), contrast=True, **still)
+    for one, other in zip(found, plain, strict=True):
+        assert one.min() == 0 and one.max() == pytest.approx(255)
+        np.testing.assert_allclose(one, (other - other.min()) * 255 / np.ptp(other), atol=1e-3)
+    np.testing.assert_array_equal(stretched_contrast(np.full((2, 2, 3), 7)), 7.0)

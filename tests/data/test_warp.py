@@ -2,13 +2,14 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.fixtures import load_npz
 from vos_jax.data.augment import augment
 from vos_jax.data.clip import VOID, Objects, Video
 from vos_jax.data.pipeline import Examples
 from vos_jax.data.sampling import RejectedClip, ordered, still
 from vos_jax.data.sources import Source
 from vos_jax.data.synthetic import synthetic_videos
-from vos_jax.data.warp import Warp, cut_warped, paste
+from vos_jax.data.warp import Warp, cut_warped, paste, released_map
 
 CROP = (48, 64)
 PLAIN = {"crop": CROP, "scale": (1.0, 1.0), "flip": 0.0, "groups": ((0, 1, 2),)}
@@ -91,6 +92,41 @@ def test_a_warped_crop_is_the_picture_looked_up_at_every_place_mapped_on_its_own
     expected = (expected.mean() + contrast * (expected - expected.mean())) * brightness
     near = np.abs(out - np.clip(expected, 0, 255)) < 2e-4
     assert near.mean() > 0.999 and out.dtype == np.float32
+
+
+def test_the_released_map_and_its_pixels_equal_the_release(monkeypatch):
+    golden = load_npz("rvos", "ops")
+    rotate, down, right, shear, *zoom = golden["aug_params"]
+    crop = golden["aug_img"].shape[1:]
+    matrix = released_map(rotate, (down, right), shear, zoom, crop)
+    centre = (np.array(crop[::-1]) - 1) / 2
+    from_middle = np.column_stack([matrix[:, :2], matrix @ [*centre, 1] - centre])[::-1, [1, 0, 2]]
+    np.testing.assert_allclose(from_middle, golden["aug_matrix"][:2], atol=1e-6)
+
+    monkeypatch.setattr(Warp, "matrix", lambda *_: matrix)
+    image, labels = golden["aug_img"].transpose(1, 2, 0), golden["aug_mask"][0]
+    where = dict(crop=crop, scaled=crop, corner=(0, 0), fill=0.0)
+    found = cut_warped(image, labels, np.random.default_rng(0), Warp(released=True), **where)
+    np.testing.assert_array_equal(found[0].transpose(2, 0, 1), golden["aug_img_out"])
+    np.testing.assert_array_equal(found[1], golden["aug_mask_out"][0])
+
+
+def test_a_released_warp_draws_within_its_ranges_and_changes_picture_and_labels_alike(video):
+    warp = Warp(rotate=10, shear=0.1, zoom=(0.7, 1.4), shift=0.1, released=True)
+    matrices = [warp.matrix(np.random.default_rng(i), CROP) for i in range(200)]
+    scales = np.array([np.linalg.norm(matrix[:, :2], axis=0) for matrix in matrices])
+    assert 0.7 <= scales.min() < 0.75 and 1.35 < scales.max() <= 1.4
+    labels = video.mask(0)
+    picture = np.repeat((labels > 0)[..., None] * np.uint8(255), 3, axis=2)
+    frames, masks = augment(
+        picture[None],
+        labels[None],
+        np.random.default_rng(1),
+        **{**PLAIN, "crop": labels.shape, "groups": ((0,),)},
+        warp=warp,
+    )
+    np.testing.assert_array_equal(frames[..., 0] > 127, masks > 0)
+    assert VOID not in masks and (masks[0] != labels).any()
 
 
 def test_colours_change_and_stay_in_range(video):

@@ -17,7 +17,7 @@ from tests.tiny import quick_compilation, tiny_system, unload_programs
 from vos_jax.inference.lockstep import AXIS, LockstepSegmenter
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.metrics.floors import given_labels
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 
 
 def steps(video, length):
@@ -49,7 +49,9 @@ def difference(system: str, mesh) -> float:
 def main() -> None:
     mesh = jax.make_mesh((2,), (AXIS,), (AxisType.Auto,), devices=jax.devices()[:2])
     results = {}
-    guided = [name for name in SYSTEMS if SYSTEMS[name].model().traits.guidance != "none"]
+    guided = [
+        name for name, entry in systems_of("vos").items() if entry.model().traits.guidance != "none"
+    ]
     for system in guided if os.environ.get("VOS_JAX_MESHES") == "all" else ("stm", "cfbi"):
         with quick_compilation():
             results[system] = difference(system, mesh)

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from tests.fixtures import load_npz
-from vos_jax.ops.losses import bootstrapped_cross_entropy, soft_iou_costs
+from vos_jax.ops.losses import (
+    balanced_binary_losses,
+    bootstrapped_cross_entropy,
+    soft_iou_costs,
+)
 from vos_jax.ops.resize import resize_bilinear, resize_nearest
 
 GOLDEN = load_npz("feelvos", "ops")
@@ -149,3 +153,29 @@ def test_soft_iou_is_0_for_equal_masks_and_1_where_nothing_meets():
     masks = jnp.zeros((3, 4, 5)).at[0, :2].set(1).at[1, 2:].set(1)
     expected = [[0, 1, 1], [1, 0, 1], [1, 1, 1]]
     np.testing.assert_allclose(soft_iou_costs(masks, masks), expected, atol=1e-6)
+
+
+def test_balanced_losses_and_their_gradient_equal_the_release():
+    golden = load_npz("cosnet", "ops")
+    maps, truth = (jnp.asarray(golden[f"loss_{name}"])[:, 0] for name in ("pred", "label"))
+    counted = jnp.ones(truth.shape, bool)
+
+    def loss(maps, l1=0.8):
+        logits = jnp.log(maps) - jnp.log1p(-maps)
+        return balanced_binary_losses(logits, truth > 0, counted, l1).mean()
+
+    np.testing.assert_allclose(loss(maps), golden["loss_total"], rtol=1e-5)
+    np.testing.assert_allclose(loss(maps, 0.0), golden["loss_wbce"], rtol=1e-5)
+    gradient, expected = jax.grad(loss)(maps), golden["loss_grad"][:, 0]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-5 * np.abs(expected).max())
+
+
+def test_what_is_unknown_has_no_part_in_balanced_losses():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6)), jnp.float32)
+    truth = jnp.zeros((2, 4, 6), bool).at[:, 1:3, 2:5].set(True)
+    counted = jnp.ones((2, 4, 6), bool).at[:, 3].set(False)
+    found = balanced_binary_losses(logits, truth, counted)
+    expected = balanced_binary_losses(logits[:, :3], truth[:, :3], counted[:, :3])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    nothing = balanced_binary_losses(logits, jnp.zeros_like(truth), counted)
+    assert np.isfinite(nothing).all() and (nothing > 0).all()

@@ -12,7 +12,7 @@ import pytest
 from vos_jax.inference.rollout import rollout
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.systems.base import VOSModel, one_hot
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 
 # Largest difference of probabilities that only rounding tells apart: ten times and more what
 # rounding does to answers that are `is_steady`. Another mask or memory makes 1e-2 and more.
@@ -23,7 +23,7 @@ Answers = tuple[np.ndarray, np.ndarray]
 
 
 def promise(test: Callable[..., None]) -> Callable[..., None]:
-    """Marks a test of every system in SYSTEMS; it gets the name as `system`.
+    """Marks a test of every system of the task "vos"; it gets the name as `system`.
 
     Its own name without "test_" is the promise's. A system whose entry says in `exempt` why it does
     not keep it is skipped with that reason.
@@ -31,7 +31,7 @@ def promise(test: Callable[..., None]) -> Callable[..., None]:
     name = test.__name__.removeprefix("test_")
     PROMISES.add(name)
     cases = []
-    for system, entry in SYSTEMS.items():
+    for system, entry in systems_of("vos").items():
         skip = [pytest.mark.skip(reason=entry.exempt[name])] if name in entry.exempt else []
         cases.append(pytest.param(system, marks=skip))
     return pytest.mark.parametrize("system", cases, scope="module")(test)
@@ -62,8 +62,11 @@ def stream(
 ) -> Answers:
     """The clip through the streaming segmenter; `given` maps frame number -> label map.
 
-    Returns labels [T, H, W] and probabilities [T, K+1, H, W], 0 before an object is known.
+    A system that takes no masks gets none of them. Returns labels [T, H, W] and probabilities
+    [T, K+1, H, W], 0 before an object is known.
     """
+    if model.traits.guidance == "none":
+        given = {}
     segmenter = VideoSegmenter(model, variables, **settings)
     labels, channels = [], []
     for t, frame in enumerate(frames):

@@ -3,7 +3,6 @@
 Tiny models here; `make soak` lowers what the paper presets train and run.
 """
 
-import importlib
 import os
 
 import jax
@@ -16,8 +15,9 @@ from tests.accelerator import lowered
 from vos_jax.inference.setup import build_inference
 from vos_jax.inference.streaming import compiled
 from vos_jax.ops import platforms
+from vos_jax.presets.common import system_config
 from vos_jax.systems.build import variable_shapes
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 from vos_jax.train.setup import build_training
 
 PAPER = os.environ.get("VOS_JAX_LOWERED") == "paper"
@@ -26,11 +26,11 @@ SIZE = (480, 854) if PAPER else (40, 56)
 FOREIGN = ("custom_call", "callback", "f64")
 
 
-@pytest.fixture(params=SYSTEMS)
+@pytest.fixture(params=systems_of("vos"))
 def config(request):
     if not PAPER:
         return tiny.get_config(request.param)
-    return importlib.import_module(f"vos_jax.configs.{request.param}").get_config("paper")
+    return system_config(request.param, "paper")
 
 
 def assert_native(programs: dict[str, str]):

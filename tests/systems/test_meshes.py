@@ -12,11 +12,11 @@ import pytest
 
 from tests.eight_devices import eight_devices
 from tests.systems.meshes import ROWS
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 
 ALL = os.environ.get("VOS_JAX_MESHES") == "all"
 MESHES = ("8x1", "2x4", "1x8") if ALL else ("2x4",)
-CHECKED = tuple(SYSTEMS) if ALL else ("feelvos", "stm")
+CHECKED = tuple(systems_of("vos")) if ALL else ("feelvos", "stm")
 ROUNDING = 1e-5  # sums of float32 in another order, where nothing flips
 
 

@@ -21,7 +21,7 @@ from vos_jax.inference.setup import build_inference
 from vos_jax.systems.base import Traits, VOSModel
 from vos_jax.systems.build import build_model
 from vos_jax.systems.frame_size import resize_frame, scaled_size
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 from vos_jax.systems.views import Views
 
 VIEWS = {"scales": (1.0, 1.3), "flip": True}
@@ -90,7 +90,7 @@ def test_views_declare_what_their_system_declares(soft):
     assert Views(Leaning(soft=soft)).traits == Traits(soft_feedback=soft)
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", systems_of("vos"))
 def test_the_defaults_are_the_plain_system_and_a_stored_config_gives_the_same_views(system):
     section = tiny_section(system)
     plain = {"model": section, "inference": {"scales": [1.0], "flip": False, "slots": 0}}

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 import warnings
 from types import SimpleNamespace
@@ -195,6 +196,23 @@ def test_workdir_of_the_same_run_is_continued_with_other_reports_and_devices(tmp
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest == {"note": "first", "resumed": [{"note": "second"}, {"note": "third"}]}
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_a_field_newer_than_the_workdir_may_stand_at_its_default_and_at_nothing_else(
+    workdir, tmp_path
+):
+    workdir = shutil.copytree(workdir, tmp_path / "run")
+    stored = json.loads((workdir / "config.json").read_text())
+    del stored["train"]["remat"]
+    del stored["optim"]["name"]
+    (workdir / "config.json").write_text(json.dumps(stored))
+    defaults = {"train": {"remat": "none"}, "optim": {"name": "sgd"}}
+    prepare_workdir(workdir, toy_config(), {}, defaults)
+    with pytest.raises(ValueError, match=r"train.remat: absent -> 'blocks'\nGive"):
+        prepare_workdir(workdir, toy_config(remat="blocks"), {}, defaults)
+    with pytest.raises(ValueError, match=r"optim.name: absent -> 'sgd'") as error:
+        prepare_workdir(workdir, toy_config(), {}, {"optim": {"name": "adam"}})
+    assert "train.remat: absent -> 'none'" in str(error.value)
 
 
 def test_checkpoints_of_an_unknown_run_are_refused(tmp_path):

@@ -12,7 +12,7 @@ from vos_jax.benchmarks.sweep import sweep_panels, sweep_report, sweep_table
 from vos_jax.benchmarks.training import PRESETS, REMAT, Step, measure_step, step_config, use_devices
 from vos_jax.files import write_whole
 from vos_jax.metrics.text_table import format_table
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 
 
 def add_commands(stages: Any) -> None:
@@ -43,7 +43,7 @@ def add_commands(stages: Any) -> None:
 
 
 def _add_system(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("system", choices=sorted(SYSTEMS))
+    parser.add_argument("system", choices=sorted(systems_of("vos")))
     parser.add_argument("--preset", choices=PRESETS, default="quick", help="(default: quick)")
 
 

@@ -14,7 +14,8 @@ from vos_jax.benchmarks.kernels import bare_product, images
 from vos_jax.benchmarks.measuring import Case
 from vos_jax.ops.matching import global_matching
 from vos_jax.ops.multi_local import multi_local_matching
-from vos_jax.systems.cfbi.model import CFBI, CFBIPlus
+from vos_jax.systems.cfbi.model import CFBI
+from vos_jax.systems.cfbi.plus import CFBIPlus
 
 OBJECTS = (1, 2, 10)
 

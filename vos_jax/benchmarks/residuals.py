@@ -8,7 +8,6 @@ once: an upper bound, for XLA computes cheap ones again. XLA's plan for a CPU (`
 does not show them: there, what is computed again in the backward pass is computed early.
 """
 
-import importlib
 from typing import Any
 from unittest import mock
 
@@ -19,8 +18,9 @@ from jax.extend.core import Literal
 
 from vos_jax.benchmarks.training import clip_shapes
 from vos_jax.metrics.text_table import format_table
+from vos_jax.presets.common import system_config
 from vos_jax.systems.build import build_model, variable_shapes
-from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.table import systems_of
 from vos_jax.train.objective import make_objective
 from vos_jax.train.optim import fits, map_with_path
 
@@ -38,8 +38,8 @@ def residual_table(*systems: str, preset: str = "paper") -> str:
     """GB per clip of a preset of these systems (none: of all), by the model's dtype and remat."""
     header = ["GB per clip", *(f"{dtype}, {remat}" for dtype, remat in _FORMS)]
     rows = [header]
-    for system in systems or SYSTEMS:
-        config = importlib.import_module(f"vos_jax.configs.{system}").get_config(preset)
+    for system in systems or systems_of("vos"):
+        config = system_config(system, preset)
         row = [system]
         for dtype, remat in _FORMS:
             config.model.dtype, config.train.remat = dtype, remat

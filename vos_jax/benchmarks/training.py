@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib
 import os
 import statistics
 import time
@@ -15,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
+from vos_jax.presets.common import system_config
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
 from vos_jax.train.flops import Work, work_of
@@ -63,8 +63,7 @@ def step_config(
 
     batch 0 and dtype "": those of the preset. Raises ValueError for a remat that cannot be had.
     """
-    module = importlib.import_module(f"vos_jax.configs.{system}")
-    config = module.get_config("quick" if preset == "tiny" else preset)
+    config = system_config(system, "quick" if preset == "tiny" else preset)
     if preset == "tiny":
         _shrink(config)
     config.train.batch = batch or config.train.batch

@@ -76,6 +76,7 @@ def augment(
     warp: Warp | None = None,
     balance: Balance | None = None,
     interpolation: str = "linear",
+    contrast: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scale, pad, crop and mirror every frame, with one set of parameters per group.
 
@@ -87,7 +88,8 @@ def augment(
     frame alone.
     balance: how the place of the reference's group is drawn; None: once. interpolation: "linear",
     or "cubic", whose results may leave 0..255 and whose pixels are areas (align_corners=False), as
-    those of cv2 and of `warp`; frames that become far smaller are averaged either way.
+    those of cv2 and of `warp`; frames that become far smaller are averaged either way. contrast:
+    see `stretched_contrast`.
     Returns float32 [T, h, w, 3] in 0..255 and uint8 [T, h, w].
     """
     if sorted(t for group in groups for t in group) != list(range(len(frames))):
@@ -118,6 +120,8 @@ def augment(
                     corner=(where.top, where.left),
                     fill=MEAN_GREY,
                 )
+            if contrast:
+                image = stretched_contrast(image)
             h, w = labels.shape
             columns = slice(w)
             if where.flip:
@@ -127,6 +131,18 @@ def augment(
                 out_frames[t], out_masks[t] = MEAN_GREY, VOID
             out_frames[t, :h, columns], out_masks[t, :h, columns] = image, labels
     return out_frames, out_masks
+
+
+def stretched_contrast(image: np.ndarray) -> np.ndarray:
+    """An image whose smallest value, of all channels, becomes 0 and whose largest becomes 255.
+
+    Released code of COSNet, where scipy.misc.imresize does it to frames that are not uint8. An
+    image of one value stays as it is. float32.
+    """
+    low, high = float(image.min()), float(image.max())
+    if low == high:
+        return image.astype(np.float32)
+    return ((image - low) * (255.0 / (high - low))).astype(np.float32)
 
 
 def random_crop(

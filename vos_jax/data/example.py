@@ -16,25 +16,30 @@ TRANSPORTS = ("float32", "float16", "uint8")
 class ExampleSequence(Protocol):
     """An endless sequence of examples of one form; see pipeline.Examples, and stages.py."""
 
-    frames: int
-    crop: tuple[int, int]
-    max_objects: int
     bad_clips: int
+
+    def columns(self) -> dict[str, Any]:
+        """An empty example: arrays of the shapes and dtypes that all have, and a name b""."""
 
     def example(self, i: int) -> dict:
         """Training example i."""
 
 
 def blank(examples: ExampleSequence, transport: str) -> dict[str, Any]:
-    """The columns of an example, empty."""
-    shape = (examples.frames, *examples.crop)
+    """The columns of an example as they travel, empty."""
+    return packed(examples.columns(), transport)
+
+
+def clip_columns(frames: int, crop: tuple[int, int], max_objects: int) -> dict[str, Any]:
+    """Those of a clip with label maps; see `pipeline.Examples.example`."""
+    shape = (frames, *crop)
     return dict(
-        frames=np.zeros((*shape, 3), transport),
+        frames=np.zeros((*shape, 3), np.float32),
         labels=np.zeros(shape, np.uint8),
-        valid=np.zeros(examples.max_objects, bool),
-        classes=np.zeros(examples.max_objects, np.int32),
+        valid=np.zeros(max_objects, bool),
+        classes=np.zeros(max_objects, np.int32),
         name=b"",
-        source_index=np.zeros(examples.frames, np.int32),
+        source_index=np.zeros(frames, np.int32),
     )
 
 

@@ -3,9 +3,10 @@ processes can be handed the videos.
 """
 
 import codecs
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from etils import epath
@@ -69,6 +70,14 @@ def read_text(path: epath.Path) -> str:
             f"{path}: expected text in UTF-8, found the byte {data[error.start]:#04x} at"
             f" {error.start}; save the file as UTF-8"
         ) from None
+
+
+def read_json(path: epath.Path) -> Any:
+    """The content of a JSON file; ValueError where it is none."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not a readable JSON file: {error}; is it cut off?") from error
 
 
 def read_lines(path: epath.Path) -> list[str]:

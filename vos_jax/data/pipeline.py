@@ -17,7 +17,7 @@ import numpy as np
 
 from vos_jax.data.augment import FITS, INTERPOLATIONS, Balance, augment, groups_of
 from vos_jax.data.clip import VOID, Clip, Video, pixel_counts
-from vos_jax.data.example import TRANSPORTS, ExampleSequence, blank, packed
+from vos_jax.data.example import TRANSPORTS, ExampleSequence, blank, clip_columns, packed
 from vos_jax.data.objects import RULES, Choice, choose_objects
 from vos_jax.data.processes import WorkerProcesses
 from vos_jax.data.sampling import CHOOSERS, RejectedClip, still
@@ -33,9 +33,9 @@ class Examples:
     choose: a name in CHOOSERS. frames: T, frames per example. max_gap: annotated frames between two
     that follow each other. growth: {"start", "step", "every"}, the limit begins at start and grows
     by step every so many examples, up to max_gap; None: max_gap from the beginning. crop, fit,
-    short_side, scale, flip, groups, warp, balance, interpolation: see `augment`. paste: up to so
-    many objects of other videos' frames are laid over a clip, warped on their own (with `warp`
-    only). max_objects: N. objects: how they are chosen; a draw that `choose_objects` rejects is
+    short_side, scale, flip, groups, warp, balance, interpolation, contrast: see `augment`. paste:
+    up to so many objects of other videos' frames are laid over a clip, warped on their own (with
+    `warp` only). max_objects: N. objects: how they are chosen; a draw that it rejects is
     drawn anew, at most `attempts` times. classes: names of categories, of which the first is class
     1. on_bad_clip: what a file that cannot be read does: "raise", or "skip" it for another draw;
     `bad_clips` counts those.
@@ -62,6 +62,7 @@ class Examples:
         objects: Choice | None = None,
         classes: Sequence[str] = (),
         interpolation: str = "linear",
+        contrast: bool = False,
         paste: int = 0,
         attempts: int = 20,
         on_bad_clip: str = "raise",
@@ -101,6 +102,7 @@ class Examples:
             warp=warp,
             balance=balance,
             interpolation=interpolation,
+            contrast=bool(contrast),
         )
         if paste and warp is None:
             raise ValueError("config.data.paste needs config.data.warp, which moves what is pasted")
@@ -128,7 +130,7 @@ class Examples:
         clip, warp, balance = dict(data["clip"]), Warp(**data["warp"]), Balance(**data["balance"])
         growth = clip.pop("growth", None)
         names = (
-            "crop fit short_side scale flip groups interpolation paste max_objects classes"
+            "crop fit short_side scale flip groups interpolation contrast paste max_objects classes"
             " on_bad_clip"
         )
         return cls(
@@ -141,6 +143,10 @@ class Examples:
             **{name: data[name] for name in names.split()},
             seed=seed,
         )
+
+    def columns(self) -> dict[str, Any]:
+        """An empty example."""
+        return clip_columns(self.frames, self.crop, self.max_objects)
 
     def example(self, i: int) -> dict:
         """Training example i.

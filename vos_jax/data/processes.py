@@ -44,10 +44,9 @@ class WorkerProcesses:
     """
 
     def __init__(self, examples: ExampleSequence, count: int, transport: str):
-        self.frames, self.crop = examples.frames, examples.crop
-        self.max_objects = examples.max_objects
+        self._columns = blank(examples, transport)
         orders = pickle.dumps((examples, transport))
-        self._workers = [_Worker(orders, blank(examples, transport)) for _ in range(count)]
+        self._workers = [_Worker(orders, self._columns) for _ in range(count)]
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._free.put(worker)
@@ -65,6 +64,10 @@ class WorkerProcesses:
     def bad_clips(self) -> int:
         """Files that could not be read so far."""
         return sum(worker.bad_clips for worker in self._workers)
+
+    def columns(self) -> dict[str, Any]:
+        """An empty example, packed."""
+        return self._columns
 
     def example(self, i: int) -> dict:
         """Training example i, packed. Raises what making it raised; RuntimeError where its process

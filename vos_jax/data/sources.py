@@ -20,14 +20,24 @@ from typing import NamedTuple
 from etils import epath
 
 from vos_jax.data.clip import Video
+from vos_jax.data.coco import open_coco
 from vos_jax.data.davis import open_davis
 from vos_jax.data.fbms import open_fbms
 from vos_jax.data.images import open_images
+from vos_jax.data.instances import InstanceVideo
+from vos_jax.data.painted import PaintedVideo, painted
+from vos_jax.data.polygons import open_polygons
 from vos_jax.data.segtrack import open_segtrack
 from vos_jax.data.synth_vos import open_synth_vos
 from vos_jax.data.synthetic import NUM_FRAMES, synthetic_videos
+from vos_jax.data.synthetic_instances import open_synthetic_instances
+from vos_jax.data.synthetic_salient import salient_videos
+from vos_jax.data.synthetic_vis import NUM_FRAMES as VIS_FRAMES
+from vos_jax.data.synthetic_vis import synthetic_vis_videos
 from vos_jax.data.tfds_davis import open_tfds_davis
+from vos_jax.data.tfds_youtube_vis import open_tfds_youtube_vis
 from vos_jax.data.youtube_objects import open_youtube_objects
+from vos_jax.data.youtube_vis import open_youtube_vis
 from vos_jax.data.youtube_vos import open_youtube_vos
 
 ROOT_VARIABLE = "VOS_JAX_DATA_DIR"
@@ -41,6 +51,20 @@ def open_synthetic(
     return synthetic_videos(split, videos or None, frames)
 
 
+def open_synthetic_salient(
+    split: str, dir: str = "", videos: int = 0, frames: int = NUM_FRAMES
+) -> list[Video]:
+    """synthetic-salient-v1; as `open_synthetic`."""
+    return salient_videos(split, videos or None, frames)
+
+
+def open_synthetic_vis(
+    split: str, dir: str = "", videos: int = 0, frames: int = VIS_FRAMES
+) -> list[InstanceVideo]:
+    """synthetic-vis-v1; as `open_synthetic`."""
+    return synthetic_vis_videos(split, videos or None, frames)
+
+
 SOURCES = {
     "davis": open_davis,
     "youtube_vos": open_youtube_vos,
@@ -50,8 +74,17 @@ SOURCES = {
     "segtrack": open_segtrack,
     "images": open_images,
     "synth_vos": open_synth_vos,
+    "coco": painted(open_coco),
+    "polygons": painted(open_polygons),
+    "synthetic_instances": painted(open_synthetic_instances),
+    "youtube_vis": painted(open_youtube_vis),
+    "tfds_youtube_vis": painted(open_tfds_youtube_vis),
+    "synthetic_vis": painted(open_synthetic_vis),
     "synthetic": open_synthetic,
+    "synthetic_salient": open_synthetic_salient,
 }
+# they need no dir
+EMBEDDED = ("synthetic", "synthetic_salient", "synthetic_instances", "synthetic_vis")
 
 
 class Source(NamedTuple):
@@ -79,6 +112,20 @@ def open_sources(data: Mapping, key: str) -> list[Source]:
     return [
         _open(f"config.data.{key}.{name}", name, entry, data) for name, entry in entries.items()
     ]
+
+
+def instance_videos(sources: list[Source]) -> list[InstanceVideo]:
+    """All videos of the sources in order, with their own masks.
+
+    Raises ValueError naming a source that has label maps alone.
+    """
+    for source in sources:
+        if not all(isinstance(video, PaintedVideo) for video in source.videos):
+            raise ValueError(
+                f"source {source.name}: expected videos or images with instances and classes, such"
+                " as of kind youtube_vis, coco, polygons or synthetic_vis, found label maps"
+            )
+    return [video.source for source in sources for video in source.videos]
 
 
 def evaluation_videos(sources: list[Source]) -> list[Video]:
@@ -116,7 +163,7 @@ def _open(field: str, name: str, entry: Mapping, data: Mapping) -> Source:
             )
     if "split" not in options and known["split"].default is inspect.Parameter.empty:
         raise ValueError(f"{field}.split is missing")
-    if kind != "synthetic":
+    if kind not in EMBEDDED:
         options["dir"] = _resolve(field, options.get("dir") or "", data.get("dir") or "")
     parts = (entry.get("weight", 1.0), entry.get("repeat", 1))
     numeric = all(isinstance(x, numbers.Real) for x in parts)

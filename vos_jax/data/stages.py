@@ -1,7 +1,9 @@
 """The examples of a whole run: one kind, one after another, or two kinds by turns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from vos_jax.data.example import ExampleSequence
 from vos_jax.data.pipeline import Examples
@@ -16,11 +18,14 @@ class _Combined:
     def __init__(self, field: str, first: ExampleSequence, second: ExampleSequence):
         if _form(first) != _form(second):
             raise ValueError(
-                f"config.data.{field}: expected clips of the main stage's frames, crop and"
-                f" max_objects {_form(second)}, found {_form(first)}"
+                f"config.data.{field}: expected examples of the main stage's shapes"
+                f" {_form(second)}, found {_form(first)}; frames, crop and max_objects settle them"
             )
-        self.frames, self.crop, self.max_objects = _form(second)
         self.first, self.second = first, second
+
+    def columns(self) -> dict[str, Any]:
+        """An empty example."""
+        return self.second.columns()
 
     @property
     def bad_clips(self) -> int:
@@ -28,8 +33,9 @@ class _Combined:
         return self.first.bad_clips + self.second.bad_clips
 
 
-def _form(examples: ExampleSequence) -> tuple:
-    return examples.frames, examples.crop, examples.max_objects
+def _form(examples: ExampleSequence) -> dict[str, tuple[int, ...]]:
+    columns = examples.columns().items()
+    return {name: x.shape for name, x in columns if isinstance(x, np.ndarray)}
 
 
 class Staged(_Combined):
@@ -68,26 +74,29 @@ class Alternating(_Combined):
         return self.second.example((step - turn - 1) * self._batch + row)
 
 
-def training_examples(config: Mapping[str, Any]) -> ExampleSequence:
+def training_examples(
+    config: Mapping[str, Any], of: Callable[..., ExampleSequence] = Examples.of
+) -> ExampleSequence:
     """The examples of a run.
 
     config: data, seed and train.batch. data.alternate holds what is different in the first of every
     data.alternate.every steps, data.pretrain what is different in the first data.pretrain.steps
-    steps; their keys replace those of data.
+    steps; their keys replace those of data. of: function of a section config.data and a seed that
+    makes the examples of a stage.
     """
     data, batch = config["data"], config["train"]["batch"]
-    examples: ExampleSequence = stage_examples(config, "main")
+    examples: ExampleSequence = stage_examples(config, "main", of)
     if every := data["alternate"]["every"]:
-        examples = Alternating(stage_examples(config, "alternate"), every, examples, batch)
+        examples = Alternating(stage_examples(config, "alternate", of), every, examples, batch)
     if steps := data["pretrain"]["steps"]:
-        examples = Staged(stage_examples(config, "pretrain"), steps * batch, examples)
+        examples = Staged(stage_examples(config, "pretrain", of), steps * batch, examples)
     return examples
 
 
-def stage_examples(config: Mapping[str, Any], stage: str) -> Examples:
-    """The examples of one of STAGES alone, whether or not the run has it; config: as above."""
+def stage_examples(
+    config: Mapping[str, Any], stage: str, of: Callable[..., ExampleSequence] = Examples.of
+) -> ExampleSequence:
+    """The examples of one of STAGES alone, whether or not the run has it; arguments: as above."""
     data = config["data"]
     own = {} if stage == "main" else data[stage]
-    return Examples.of(
-        {**data, **{k: v for k, v in own.items() if k not in COUNTERS}}, config["seed"]
-    )
+    return of({**data, **{k: v for k, v in own.items() if k not in COUNTERS}}, config["seed"])

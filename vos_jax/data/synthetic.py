@@ -93,11 +93,15 @@ def synthetic_videos(
 
 def render(split: str, index: int, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Frame t of one clip: (uint8 [HEIGHT, WIDTH, 3] RGB, uint8 [HEIGHT, WIDTH] labels)."""
-    scene = _scene(split, index)
     image, labels = _drawn(split, index, t)
+    return exposed(image, _scene(split, index), t), labels.copy()
+
+
+def exposed(image: np.ndarray, scene: Scene, t: int) -> np.ndarray:
+    """What a camera makes of a noise-free image float64 [H, W, 3]: light, noise, 8 bits."""
     noise = np.random.default_rng([*scene.seed, 1 + t]).normal(0.0, NOISE, image.shape)
     light = 1.0 + LIGHT * np.sin(LIGHT_RATE * t + scene.light_phase)
-    return np.rint(np.clip(image * light + noise, 0, 255)).astype(np.uint8), labels.copy()
+    return np.rint(np.clip(image * light + noise, 0, 255)).astype(np.uint8)
 
 
 def _video(split: str, index: int, num_frames: int) -> Video:
@@ -148,19 +152,19 @@ def _scene(split: str, index: int) -> Scene:
 
 def _random_scene(rng: np.random.Generator, seed: tuple[int, int, int]) -> Scene:
     count = int(rng.integers(1, MAX_OBJECTS + 1))
-    colours = _colours(rng, count + 1)
+    colours = mean_colours(rng, count + 1)
     order = rng.permutation(count)
-    shapes = tuple(_random_shape(rng, int(k) + 1, colours[k + 1]) for k in order)
+    shapes = tuple(random_shape(rng, int(k) + 1, colours[k + 1]) for k in order)
     return Scene(
         seed=seed,
         shapes=shapes,
-        background=_texture(rng, BACKGROUND_TILE, colours[0]),
-        pan=_direction(rng) * rng.uniform(*PAN),
+        background=random_texture(rng, BACKGROUND_TILE, colours[0]),
+        pan=random_direction(rng) * rng.uniform(*PAN),
         light_phase=rng.uniform(0, 2 * np.pi) + rng.uniform(-0.5, 0.5, 3),
     )
 
 
-def _random_shape(rng: np.random.Generator, label: int, colour: np.ndarray) -> Shape:
+def random_shape(rng: np.random.Generator, label: int, colour: np.ndarray) -> Shape:
     radius = rng.uniform(*RADIUS)
     kind = rng.integers(3)  # ellipse, polygon, blob
     amplitude = rng.uniform(*WOBBLE) * (1.0 if kind == 2 else 0.5)
@@ -173,23 +177,23 @@ def _random_shape(rng: np.random.Generator, label: int, colour: np.ndarray) -> S
     return Shape(
         label=label,
         start=np.array(start),
-        velocity=_direction(rng) * rng.uniform(*SPEED),
+        velocity=random_direction(rng) * rng.uniform(*SPEED),
         radius=radius,
         stretch=rng.uniform(0.65, 0.9) if kind == 0 else 1.0,
         corners=int(rng.integers(*CORNERS)) if kind == 1 else 0,
         waves=np.array(waves),
         angle=rng.uniform(0, 2 * np.pi),
         spin=rng.uniform(-SPIN, SPIN),
-        texture=_texture(rng, TILE, colour),
+        texture=random_texture(rng, TILE, colour),
     )
 
 
-def _direction(rng: np.random.Generator) -> np.ndarray:
+def random_direction(rng: np.random.Generator) -> np.ndarray:
     angle = rng.uniform(0, 2 * np.pi)
     return np.array([np.sin(angle), np.cos(angle)])
 
 
-def _colours(rng: np.random.Generator, count: int) -> np.ndarray:
+def mean_colours(rng: np.random.Generator, count: int) -> np.ndarray:
     """Mean colours [count, 3] on a small sphere around grey, none too close to another."""
     colours = []
     while len(colours) < count:
@@ -200,7 +204,7 @@ def _colours(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.array(colours)
 
 
-def _texture(rng: np.random.Generator, size: int, colour: np.ndarray) -> np.ndarray:
+def random_texture(rng: np.random.Generator, size: int, colour: np.ndarray) -> np.ndarray:
     """Periodic random texture [size, size, 3]: two oriented bands of noise, each with a colour."""
     fy, fx = np.meshgrid(np.fft.fftfreq(size), np.fft.fftfreq(size), indexing="ij")
     frequency = np.hypot(fy, fx)
@@ -220,14 +224,14 @@ def _texture(rng: np.random.Generator, size: int, colour: np.ndarray) -> np.ndar
 
 def _draw(scene: Scene, t: int) -> tuple[np.ndarray, np.ndarray]:
     """Noise-free image float64 [H, W, 3] and labels uint8 [H, W]."""
-    image = _background(scene, t)
+    image = draw_background(scene, t)
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
     for shape in scene.shapes:
-        _paint(shape, t, image, labels)
+        paint(shape, t, image, labels)
     return image, labels
 
 
-def _background(scene: Scene, t: int) -> np.ndarray:
+def draw_background(scene: Scene, t: int) -> np.ndarray:
     """Shift the periodic background by a fraction of a pixel: rows, then columns."""
     image = scene.background.astype(np.float64)
     for axis, (size, shift) in enumerate(zip((HEIGHT, WIDTH), scene.pan * t, strict=True)):
@@ -239,29 +243,34 @@ def _background(scene: Scene, t: int) -> np.ndarray:
     return image
 
 
-def _paint(shape: Shape, t: int, image: np.ndarray, labels: np.ndarray) -> None:
+def paint(shape: Shape, t: int, image: np.ndarray, labels: np.ndarray) -> None:
     """Blend one shape into `image` and write its label where it covers at least half a pixel."""
+    rows, columns, alpha, v, u = cover(shape, t)
+    colour = _sample(shape.texture, v, u)
+    image[rows, columns] += alpha[:, None] * (colour - image[rows, columns])
+    inside = alpha >= 0.5
+    labels[rows[inside], columns[inside]] = shape.label
+
+
+def cover(shape: Shape, t: int) -> tuple[np.ndarray, ...]:
+    """The P pixels that a shape covers: rows, columns, the covered parts, and v and u, where in the
+    shape each lies.
+    """
     room = np.array([HEIGHT, WIDTH]) - 1.0
     low, high = -OVERHANG * shape.radius, room + OVERHANG * shape.radius
     centre = _reflect(shape.start + shape.velocity * t, low, high)
     reach = 1.45 * shape.radius
     top, left = np.maximum(np.floor(centre - reach), 0).astype(int)
     bottom, right = np.minimum(np.ceil(centre + reach) + 1, [HEIGHT, WIDTH]).astype(int)
-    if top >= bottom or left >= right:
-        return
-    dy = np.arange(top, bottom)[:, None] - centre[0]
-    dx = np.arange(left, right)[None] - centre[1]
+    dy = np.arange(top, max(top, bottom))[:, None] - centre[0]
+    dx = np.arange(left, max(left, right))[None] - centre[1]
     turn = shape.angle + shape.spin * t
     v = np.cos(turn) * dy - np.sin(turn) * dx
     u = np.sin(turn) * dy + np.cos(turn) * dx
-    cover = np.clip(0.5 + _boundary(shape, v, u, t) - np.hypot(v, u / shape.stretch), 0, 1)
-    rows, columns = np.nonzero(cover)
-    colour = _sample(shape.texture, v[rows, columns], u[rows, columns])
-    alpha = cover[rows, columns]
-    rows, columns = rows + top, columns + left
-    image[rows, columns] += alpha[:, None] * (colour - image[rows, columns])
-    inside = alpha >= 0.5
-    labels[rows[inside], columns[inside]] = shape.label
+    part = np.clip(0.5 + _boundary(shape, v, u, t) - np.hypot(v, u / shape.stretch), 0, 1)
+    rows, columns = np.nonzero(part)
+    where = rows, columns
+    return rows + top, columns + left, part[where], v[where], u[where]
 
 
 def _reflect(position: np.ndarray, low: float, high: np.ndarray) -> np.ndarray:

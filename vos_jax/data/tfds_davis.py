@@ -15,6 +15,7 @@ from etils import epath
 from vos_jax.data.clip import Objects, Video, first_frame_objects
 from vos_jax.data.frames import decode_image
 from vos_jax.data.masks import decode_mask
+from vos_jax.data.tfds_folder import prepared_builder, require_split
 
 SPLITS = {"train": "train", "val": "validation", "validation": "validation"}
 CONFIGS = ("480p", "full_resolution")
@@ -36,11 +37,7 @@ def open_tfds_davis(
     import tensorflow_datasets as tfds
 
     builder = _builder(dir, resolution, download)
-    if SPLITS[split] not in builder.info.splits:
-        raise ValueError(
-            f"{builder.data_dir}: expected a split {SPLITS[split]!r}, found"
-            f" {sorted(builder.info.splits)}"
-        )
+    require_split(builder, SPLITS[split])
     skip = tfds.decode.SkipDecoding()
     data = builder.as_dataset(
         split=SPLITS[split], decoders={"video": {"frames": skip, "segmentations": skip}}
@@ -54,17 +51,13 @@ def open_tfds_davis(
 def _builder(dir: str, resolution: str, download: bool):
     import tensorflow_datasets as tfds
 
-    if (epath.Path(dir) / "dataset_info.json").is_file():
-        return tfds.builder_from_directory(dir)
-    folder = epath.Path(dir) / "davis" / resolution
-    versions = sorted(f for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
-    prepared = [f for f in versions if (f / "dataset_info.json").is_file()]
-    if prepared:
-        return tfds.builder_from_directory(str(prepared[-1]))
+    builder = prepared_builder(dir, f"davis/{resolution}")
+    if builder is not None:
+        return builder
     if not download:
         raise FileNotFoundError(
-            f"{folder}: no prepared data set; run `tfds build davis/{resolution} --data_dir {dir}`"
-            " or set download=True"
+            f"{epath.Path(dir) / 'davis' / resolution}: no prepared data set; run"
+            f" `tfds build davis/{resolution} --data_dir {dir}` or set download=True"
         )
     builder = tfds.builder(f"davis/{resolution}", data_dir=dir)
     builder.download_and_prepare()

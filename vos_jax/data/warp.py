@@ -3,8 +3,14 @@
 Applied to each frame of a clip on its own, they turn one still image into a clip with motion, the
 first training stage of STM (Oh et al., ICCV 2019, sec. 3.4), and vary videos in the second. Ranges
 are the config's; the paper names the operations but not their ranges.
+
+The release of RSIS and RVOS (dataloader/transforms of imatge-upc/rvos) has an affine map of its own
+form: `released_map`, nearest neighbours, the border goes on outside of the frame. Ours samples
+bilinearly, fills with grey and void, and shears and zooms about other axes. `Warp.released` is that
+form, but for one thing: it is drawn before a frame is normalised, the release's after.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -23,7 +29,8 @@ class Warp:
     axis. shift: fraction of the crop's height and width, drawn from +- the value. elastic: pixels
     by which points of a coarse grid move at most. colour: relative change of contrast, brightness
     and saturation at most. shared: the frames of a group are changed alike (RVOS), not each on its
-    own.
+    own. released: the map, and how pixels are looked up, are those of `released_map`; zoom is then
+    from the result to the frame, so that more than 1 makes things smaller.
     """
 
     rotate: float = 0.0
@@ -33,15 +40,20 @@ class Warp:
     elastic: float = 0.0
     colour: float = 0.0
     shared: bool = False
+    released: bool = False
 
     @property
     def changes(self) -> bool:
         """Whether it does anything."""
-        return replace(self, zoom=tuple(self.zoom), shared=False) != Warp()
+        return replace(self, zoom=tuple(self.zoom), shared=False, released=False) != Warp()
 
     def matrix(self, rng: np.random.Generator, crop: tuple[int, int]) -> np.ndarray:
         """A random map [2, 3] from places (x, y) in the crop to places in the unwarped crop."""
         height, width = crop
+        if self.released:
+            rotate, shear = rng.uniform(-1, 1, 2) * (self.rotate, self.shear)
+            shift = rng.uniform(-self.shift, self.shift, 2)
+            return released_map(rotate, shift, shear, rng.uniform(*self.zoom, size=2), crop)
         angle = np.deg2rad(rng.uniform(-self.rotate, self.rotate))
         shear = np.tan(np.deg2rad(rng.uniform(-self.shear, self.shear)))
         zoom = rng.uniform(*self.zoom, size=2)
@@ -50,6 +62,28 @@ class Warp:
         linear = turn @ np.array([[1.0, shear], [0.0, 1.0]]) @ np.diag(1 / zoom)
         centre = np.array([(width - 1) / 2, (height - 1) / 2])
         return np.concatenate([linear, (centre + shift - linear @ centre)[:, None]], axis=1)
+
+
+def released_map(
+    rotate: float,
+    shift: Sequence[float],
+    shear: float,
+    zoom: Sequence[float],
+    crop: tuple[int, int],
+) -> np.ndarray:
+    """The map R T S Z of the release of RSIS and RVOS about the middle of a crop, as `Warp.matrix`.
+
+    rotate, shear: degrees. shift: of the crop's height and of its width. zoom: of rows and of
+    columns. On (row, column) R is [[cos, -sin], [sin, cos]], T adds the shift, S is
+    [[1, -sin], [0, cos]] and Z scales.
+    """
+    turn, lean = np.deg2rad(rotate), np.deg2rad(shear)
+    around = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    leaning = np.array([[1.0, -np.sin(lean)], [0.0, np.cos(lean)]])
+    linear = (around @ leaning @ np.diag(zoom))[::-1, ::-1]  # on x, y
+    centre = (np.array(crop[::-1]) - 1) / 2
+    moved = (around @ (np.array(shift) * crop))[::-1]
+    return np.concatenate([linear, (centre + moved - linear @ centre)[:, None]], axis=1)
 
 
 def cut_warped(
@@ -70,12 +104,38 @@ def cut_warped(
     outside the image; its label is void.
     Returns float32 [h, w, 3] in 0..255 and uint8 [h, w].
     """
-    if min(scaled) < 0.75 * min(labels.shape):  # average first, or detail turns to noise
-        image = cv2.resize(image, scaled[::-1], interpolation=cv2.INTER_AREA)
+    shrunk = min(scaled) < 0.75 * min(labels.shape)  # average first, or detail turns to noise
+    if shrunk or (warp.released and scaled != labels.shape):
+        smooth = cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR
+        image = cv2.resize(image, scaled[::-1], interpolation=smooth)
         labels = cv2.resize(labels, scaled[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-    height, width = labels.shape
+    places = draw_places(rng, warp, crop=crop, size=labels.shape, scaled=scaled, corner=corner)
+    if warp.released:
+        limits = np.array(labels.shape[::-1])[:, None, None] - 1
+        x, y = np.rint(np.clip(places, 0, limits)).astype(np.intp)
+        return recolour(image[y, x].astype(np.float32), rng, warp.colour), labels[y, x]
+    maps = places.astype(np.float32)
+    border = cv2.BORDER_CONSTANT
+    out = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=border, borderValue=(fill,) * 3)
+    ids = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderMode=border, borderValue=VOID)
+    return recolour(out.astype(np.float32), rng, warp.colour), ids
+
+
+def draw_places(
+    rng: np.random.Generator,
+    warp: Warp,
+    *,
+    crop: tuple[int, int],
+    size: tuple[int, int],
+    scaled: tuple[int, int],
+    corner: tuple[int, int],
+) -> np.ndarray:
+    """Where in an image each pixel of a warped crop lies, float64 [2, h, w] of x and y.
+
+    size: (H, W) of the image; the others are those of `cut_warped`.
+    """
     # From places in the unwarped crop to pixel centres of the image at hand.
-    step = np.array([width / scaled[1], height / scaled[0]])
+    step = np.array([size[1] / scaled[1], size[0] / scaled[0]])
     across, down, shift = (step[:, None] * warp.matrix(rng, crop)).T
     shift += (np.array(corner[::-1]) + 0.5) * step - 0.5
     # A place is the sum of what its column and what its row add.
@@ -84,11 +144,7 @@ def cut_warped(
     places = rows[:, :, None] + columns[:, None]
     if warp.elastic:
         places += _waves(rng, warp.elastic, crop) * step[:, None, None]
-    maps = places.astype(np.float32)
-    border = cv2.BORDER_CONSTANT
-    out = cv2.remap(image, *maps, cv2.INTER_LINEAR, borderMode=border, borderValue=(fill,) * 3)
-    ids = cv2.remap(labels, *maps, cv2.INTER_NEAREST, borderMode=border, borderValue=VOID)
-    return _recolour(out.astype(np.float32), rng, warp.colour), ids
+    return places
 
 
 def paste(
@@ -112,7 +168,7 @@ def _waves(rng: np.random.Generator, reach: float, crop: tuple[int, int]) -> np.
     return np.stack([cv2.resize(c, crop[::-1], interpolation=cv2.INTER_CUBIC) for c in coarse])
 
 
-def _recolour(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
+def recolour(image: np.ndarray, rng: np.random.Generator, amount: float) -> np.ndarray:
     """Random saturation, contrast and brightness of a float image in 0..255."""
     if amount == 0:
         return image

@@ -15,7 +15,6 @@ rate are a download of their own, used for frames="all" where it lies beside the
 of the READMEs of RPCMVOS and of DEVA, which has the folder all_frames between).
 """
 
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,7 +24,7 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import Objects, Video
-from vos_jax.data.folders import PairedFiles, read_at, read_lines, read_text, require_folders
+from vos_jax.data.folders import PairedFiles, read_at, read_json, read_lines, require_folders
 from vos_jax.data.frames import list_frames, list_masks, read_image
 from vos_jax.data.masks import read_mask
 
@@ -75,7 +74,7 @@ def read_categories(path: epath.PathLike) -> frozenset[str]:
         raise FileNotFoundError(f"{path}: no such file; it names the seen categories, one a line")
     if path.suffix.lower() != ".json":
         names = set(read_lines(path))
-    elif isinstance(content := _read_json(path), list):
+    elif isinstance(content := read_json(path), list):
         names = {str(name) for name in content}
     else:
         videos = _videos(content, path).values()
@@ -102,14 +101,7 @@ def read_meta(path: epath.Path) -> dict[str, dict]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; it lists the objects of every video")
-    return _videos(_read_json(path), path)
-
-
-def _read_json(path: epath.Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not a readable JSON file: {error}; is it cut off?") from error
+    return _videos(read_json(path), path)
 
 
 def _videos(content: Any, path: epath.Path) -> dict[str, dict]:

@@ -79,9 +79,9 @@ def segmenters(
     """The method that segments videos with a system.
 
     As many at once as this process has devices, one on each; one at a time where the system has a
-    mesh of its own or goes without masks. The variables may be on the host; they go to the devices
-    for the time of a batch. unguided: no mask is given to it, and it sees the reference frames that
-    the system asks for.
+    mesh of its own or goes without masks, or where a field refines its results on the host. The
+    variables may be on the host; they go to the devices for the time of a batch. unguided: no mask
+    is given to it, and it sees the reference frames that the system asks for.
     """
 
     def alone(videos: Sequence[Video]) -> _Alone:
@@ -100,7 +100,8 @@ def segmenters(
         return LockstepSegmenter(inference.model, variables, ids, slots=inference.slots, mesh=mesh)
 
     mesh = local_mesh()
-    if unguided or mesh.size == 1 or inference.model.mesh is not None:
+    alone_only = unguided or inference.model.mesh is not None or inference.crf is not None
+    if alone_only or mesh.size == 1:
         return Together(alone, guided=not unguided)
     return Together(lockstep, width=mesh.size)
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,8 @@ from PIL import Image
 from vos_jax.data.clip import VOID
 from vos_jax.data.masks import davis_palette
 from vos_jax.files import is_remote, named_errors, whole_file
-from vos_jax.inference.writers import FrameResult, ResultFolder, Writer, new_file
+from vos_jax.inference.linking.base import DROPPED, Linked
+from vos_jax.inference.writers import FrameResult, Mark, ResultFolder, Writer, new_file
 
 OPACITY = 0.5  # of an object's colour
 FPS = 24
@@ -44,6 +46,44 @@ def overlay(frame: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return painted
 
 
+def mark_overlay(frame: np.ndarray, marks: Sequence[Mark]) -> np.ndarray:
+    """Draw instances: masks half transparent with an outline, boxes, and a text at each box.
+
+    The first mark lies on top; identities keep their colour from frame to frame.
+
+    Args:
+        frame: uint8 [H, W, 3] RGB.
+        marks: the instances, best first.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+    """
+    painted = frame.copy()
+    thick = max(1, round(min(frame.shape[:2]) / 240))
+    for mark in reversed(marks):
+        colour, mask = _colour(mark), np.asarray(mark.mask, bool)
+        painted[mask] = np.rint((1 - OPACITY) * painted[mask] + OPACITY * colour).astype(np.uint8)
+        painted[_inner_border(mask) & mask] = colour
+    for mark in reversed(marks):
+        x1, y1, x2, y2 = np.rint(mark.box).astype(int).tolist()
+        ends = (x1, y1), (max(x1, x2 - 1), max(y1, y2 - 1))
+        cv2.rectangle(painted, *ends, _colour(mark).tolist(), thick)
+    for mark in reversed(marks):
+        _write_text(painted, mark)
+    return painted
+
+
+def marks_of(linked: Linked, names: Sequence[str]) -> list[Mark]:
+    """What to draw of a linked frame; names: of class 1, 2, ... Dropped detections are left out."""
+    found = linked.found
+    rows = zip(linked.ids, found.masks(), found.boxes, found.classes, found.scores, strict=True)
+    return [
+        Mark(int(i), mask, box, f"{i} {names[int(c) - 1]} {score:.2f}")
+        for i, mask, box, c, score in rows
+        if i != DROPPED
+    ]
+
+
 class OverlayWriter(Writer):
     """Overlays of a whole video, by the ending of `path`.
 
@@ -67,7 +107,11 @@ class OverlayWriter(Writer):
         self._target = kinds[ending](path, overwrite, fps or FPS)
 
     def write(self, result: FrameResult) -> None:
-        self._target.add(result.stem, overlay(result.frame, result.labels))
+        if result.marks:
+            image = mark_overlay(result.frame, result.marks)
+        else:
+            image = overlay(result.frame, result.labels)
+        self._target.add(result.stem, image)
 
     def close(self) -> None:
         self._target.close()
@@ -154,6 +198,28 @@ class _Mp4:
                 "folder (no ending) instead"
             )
         return video
+
+
+def _colour(mark: Mark) -> np.ndarray:
+    """The colours of the palette in turn, without background and void."""
+    return davis_palette()[1 + mark.id % (VOID - 1)]
+
+
+def _write_text(image: np.ndarray, mark: Mark) -> None:
+    """The text on a ground of the mark's colour, above its box where there is room."""
+    height, width = image.shape[:2]
+    scale = max(0.3, min(height, width) / 800)
+    font, thick = cv2.FONT_HERSHEY_SIMPLEX, max(1, round(scale))
+    (across, above), below = cv2.getTextSize(mark.text, font, scale, thick)
+    x1, y1, _, y2 = np.rint(mark.box).astype(int).tolist()
+    x = min(max(x1, 0), max(0, width - across))
+    bottom = y1 if y1 >= above + below else min(y2 + above + below, height)
+    colour = _colour(mark)
+    corners = (x, bottom - above - below), (x + across - 1, bottom - 1)
+    cv2.rectangle(image, *corners, colour.tolist(), cv2.FILLED)
+    dark = colour @ np.array([0.299, 0.587, 0.114]) < 128  # luma of ITU-R BT.601
+    ink = (255, 255, 255) if dark else (0, 0, 0)
+    cv2.putText(image, mark.text, (x, bottom - below), font, scale, ink, thick, cv2.LINE_AA)
 
 
 def _inner_border(labels: np.ndarray) -> np.ndarray:

@@ -155,6 +155,19 @@ class VideoSegmenter:
         channels = np.asarray(self._probabilities(self._variables, *self._last, size=self._size)[0])
         return channels[: len(self.ids) + 1]
 
+    def evidence(self, frame: np.ndarray) -> dict[str, np.ndarray]:
+        """What the system goes by in a frame that `step` gets next, for pictures of it.
+
+        Returns:
+            Named maps float32 [K, h, w], in the order of `ids`, as the system's `evidence` says;
+            of the objects that are known before the frame, so none before the first one.
+        """
+        frame = self._checked_frame(frame)
+        if self._memory is None:
+            return {}
+        maps = compiled_evidence(self._model)(self._variables, self._memory, self._prepare(frame))
+        return {name: np.asarray(found[0, : len(self.ids)]) for name, found in maps.items()}
+
     @property
     def _name(self) -> str:
         return type(getattr(self._model, "model", self._model)).__name__  # of views: the system's
@@ -308,6 +321,18 @@ def compiled(model: VOSModel) -> tuple[Callable, Callable, Callable, Callable]:
         return model.apply(variables, memory, features, None, None, method=model.memorize)
 
     return start, step, probabilities, observe
+
+
+@functools.lru_cache(maxsize=8)
+def compiled_evidence(model: VOSModel) -> Callable[[Any, Any, Any], dict[str, jax.Array]]:
+    """The jitted function of variables, memory and a prepared frame that gives `evidence`."""
+
+    @jax.jit
+    def evidence(variables, memory, inputs):
+        features = model.apply(variables, inputs, method=model.encode)
+        return model.apply(variables, memory, features, method=model.evidence)
+
+    return evidence
 
 
 def to_slots(labels: np.ndarray, ids: Sequence[int]) -> np.ndarray:

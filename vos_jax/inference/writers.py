@@ -12,8 +12,8 @@ import io
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
@@ -29,12 +29,26 @@ _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
+class Mark:
+    """An instance in a frame, to be drawn: id from 0, which chooses the colour; mask bool [H, W];
+    box [4] corners x1 y1 x2 y2 in pixels; text beside the box.
+    """
+
+    id: int
+    mask: np.ndarray
+    box: np.ndarray
+    text: str
+
+
+@dataclass(frozen=True)
 class FrameResult:
     """What is known about one frame after segmenting it.
 
     stem: file name without ending. frame: uint8 [H, W, 3] RGB. labels: uint8 [H, W] object ids.
     ids: [k] the objects known so far, in the channel order of `probabilities`, which computes
-    float32 [k + 1, H, W] when called.
+    float32 [k + 1, H, W] when called. evidence: named maps float32 [k, h, w] of what the system
+    went by, of objects that were known before the frame, where they are asked for. marks:
+    instances, whose masks may overlap.
     """
 
     stem: str
@@ -42,6 +56,8 @@ class FrameResult:
     labels: np.ndarray
     ids: Sequence[int] = ()
     probabilities: Callable[[], np.ndarray] | None = None
+    evidence: Mapping[str, np.ndarray] = field(default_factory=dict)
+    marks: Sequence[Mark] = ()
 
 
 class Writer(abc.ABC):

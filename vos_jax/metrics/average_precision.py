@@ -54,6 +54,10 @@ class Curves:
     precision: np.ndarray
     recall: np.ndarray
 
+    def category(self, k: int) -> "Curves":
+        """The curves of category number k alone."""
+        return Curves(self.precision[:, :, [k]], self.recall[:, [k]])
+
     def average_precision(self, threshold: float | None = None, area: int = 0) -> float:
         """Mean precision over recalls and categories with the highest limit of detections.
 

@@ -23,6 +23,7 @@ STABLE_SEQUENCES = frozenset(
     " hockey kite-walk mallard-water motocross-bumps rhino stroller surf train".split()
 )
 TEMPORAL = ("none", "official", "all")
+INSTANCES = "instances"  # of images, which are no label maps: evaluating/instances.py
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ _STAGES = (
     (6, 320, 1, 1),
 )
 NUM_BLOCKS = sum(repeats for _, _, repeats, _ in _STAGES)
-LAST_AT_STRIDE = {4: 3, 8: 6, 16: 13}  # the last layer at each stride
+LAST_AT_STRIDE = {2: 1, 4: 3, 8: 6, 16: 13}  # the last layer at each stride
 
 
 def kernel_init(
@@ -140,10 +140,10 @@ class MobileNetV2(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """x [B, H, W, 3], ImageNet mean and deviation removed -> maps, the finest first.
 
-        As `finer` says features_3 [B, ceil(H / 4), ceil(W / 4), 24 * width], features_6 at stride 8
-        with 32 * width channels, features_13 at stride 16 (or less, see output_stride) with 96 *
-        width; then the last one, [B, ceil(H / output_stride), ceil(W / output_stride), 320 * width
-        (1280 with last_conv)].
+        As `finer` says features_1 [B, ceil(H / 2), ceil(W / 2), 16 * width], features_3 at stride 4
+        with 24 * width channels, features_6 at stride 8 with 32 * width, features_13 at stride 16
+        (or less, see output_stride) with 96 * width; then the last one, [B, ceil(H /
+        output_stride), ceil(W / output_stride), 320 * width (1280 with last_conv)].
         """
         return self.body(self.stem(x), train)
 

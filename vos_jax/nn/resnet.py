@@ -37,7 +37,8 @@ class Block(nn.Module):
     channels for 64 features (Xie et al., ResNeXt, CVPR 2017). first_dilation is that of the
     convolution with the stride. With live norms a fresh block passes on its input alone (Goyal et
     al., arXiv:1706.02677, sec. 5.1): the last scale begins at 0. With fixed ones, which nothing
-    brings back to life, it begins at 1.
+    brings back to life, it begins at 1. stride_first: a bottleneck has its stride on the first
+    convolution, as Caffe's ResNet has it.
     """
 
     features: int
@@ -46,6 +47,7 @@ class Block(nn.Module):
     first_dilation: int = 1
     dilation: int = 1
     downsample: bool = False
+    stride_first: bool = False
     groups: int = 1
     group_width: int = 64
     norm_eval: bool = True
@@ -73,7 +75,10 @@ class Block(nn.Module):
         outputs = self.features * (4 if self.bottleneck else 1)
         if self.bottleneck:
             inner = self.features * self.group_width * self.groups // 64
-            y = conv(inner, 1, "conv1", activation=nn.relu)(x, train)
+            first = dict(activation=nn.relu)
+            if self.stride_first:
+                first["strides"], strided["strides"] = self.stride, 1
+            y = conv(inner, 1, "conv1", **first)(x, train)
             y = conv(inner, 3, "conv2", groups=self.groups, **strided)(y, train)
             y = conv(outputs, 1, "conv3", **last)(y, train)
         else:
@@ -90,8 +95,8 @@ class ResNet(nn.Module):
     depth: 18, 34, 50 or 101. layers: how many of layer1..4 there are. output_stride: 8, 16 or 32;
     strides beyond it become dilation. width: multiplies all channels. norm_eval: BatchNorm always
     uses its running statistics; it does so in layers before live_from (the stem is layer 0) in any
-    case. momentum is that of live ones. groups and group_width: those of ResNeXt, (64, 4) of 64x4d,
-    in bottlenecks.
+    case. momentum is that of live ones. stem_map: the map at stride 2 is returned, too. groups and
+    group_width: those of ResNeXt, (64, 4) of 64x4d, in bottlenecks.
 
     `stem` is the first convolution, `body` what comes after it.
     """
@@ -105,6 +110,7 @@ class ResNet(nn.Module):
     norm_eval: bool = True
     live_from: int = 0
     momentum: float = 0.9
+    stem_map: bool = False
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
@@ -141,10 +147,16 @@ class ResNet(nn.Module):
         """
         return 7, round(64 * self.width)
 
+    @property
+    def pool_padding(self) -> tuple[int, int]:
+        """Of the pooling after the stem, before and after each side."""
+        return 1, 1
+
     def __call__(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """x [B, H, W, C], ImageNet mean and deviation removed -> the output of each layer.
 
-        The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride).
+        The maps of layer1, layer2, ... have stride 4, 8, 16, 32 (not more than output_stride);
+        before them that of the stem, if it is wanted.
         """
         return self.body(self.stem(x), train)
 
@@ -155,8 +167,8 @@ class ResNet(nn.Module):
     def body(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, ...]:
         """The maps of what `stem` gave."""
         x = nn.relu(self.bn1(x, train))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        maps = []
+        maps = [x] if self.stem_map else []
+        x = nn.max_pool(x, (3, 3), (2, 2), (self.pool_padding, self.pool_padding))
         for layer, blocks in enumerate(self._blocks(), start=1):
             for i in range(len(blocks)):
                 x = getattr(self, f"layer{layer}_{i}")(x, train)

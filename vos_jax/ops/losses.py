@@ -1,9 +1,11 @@
-"""Training losses: cross-entropy over the hardest pixels (FEELVOS), soft IoU (RIS, RSIS, RVOS).
+"""Training losses: hardest pixels (FEELVOS), soft IoU (RIS, RSIS, RVOS), balanced (COSNet); and of
+what else is said of an object: its class, its box, whether there is one (RIS, RSIS).
 
 Released code of FEELVOS (Voigtlaender et al., CVPR 2019), where the share of pixels that count
 falls linearly from all to 15 % over the first 100 000 steps ("bootstrapping", Wu et al., 2016).
 Released code of RSIS (Salvador et al., 2017) and RVOS (Ventura et al., CVPR 2019), whose relaxed
 intersection over union is that of RIS (Romera-Paredes and Torr, ECCV 2016).
+Released code of COSNet (Lu et al., CVPR 2019), train_iteration_conf.py, calc_loss_BCE.
 """
 
 import jax
@@ -73,9 +75,73 @@ def soft_iou_costs(maps: jax.Array, masks: jax.Array) -> jax.Array:
         float32 [..., M, K].
     """
     both = intersections(maps, masks)
-    sizes = [x.astype(jnp.float32).sum(axis=(-2, -1)) for x in (maps, masks)]
-    either = sizes[0][..., :, None] + sizes[1][..., None, :] - both
-    return 1 - both / (either + 1e-6)
+    return 1 - both / (_sums(maps, masks) - both + 1e-6)
+
+
+def relaxed_iou_costs(maps: jax.Array, masks: jax.Array) -> jax.Array:
+    """1 - <s, y> / (|s| + |y| + <s, y> + 1e-6), otherwise as `soft_iou_costs`.
+
+    The relaxed IoU of RIS in the form that has the product in the sum: it grows as the soft IoU
+    does, but to 1/3 only, so that the cost of two that agree is 2/3.
+    """
+    both = intersections(maps, masks)
+    return 1 - both / (_sums(maps, masks) + both + 1e-6)
+
+
+def class_costs(log_probabilities: jax.Array, classes: jax.Array) -> jax.Array:
+    """-log p of the true class: [..., C] and int32 [...] -> float32 [...]."""
+    found = log_probabilities.astype(jnp.float32)
+    return -jnp.take_along_axis(found, classes[..., None], axis=-1)[..., 0]
+
+
+def stop_costs(logits: jax.Array, there: jax.Array, balance: float = 0.5) -> jax.Array:
+    """Binary cross-entropy of whether there is an object, float32 [...].
+
+    Weighted 1 - balance where there is one and balance where not, as the release of RSIS does.
+
+    Args:
+        logits: [...], of there being one.
+        there: bool [...].
+        balance: 0.5 weighs both alike, by a half.
+    """
+    wrong = -jax.nn.log_sigmoid(jnp.where(there, logits, -logits).astype(jnp.float32))
+    return wrong * jnp.where(there, 1 - balance, balance)
+
+
+def box_costs(boxes: jax.Array, truths: jax.Array) -> jax.Array:
+    """Mean distance of the four numbers of every pair: [..., M, 4], [..., K, 4] -> [..., M, K]."""
+    apart = boxes[..., :, None, :] - truths[..., None, :, :]
+    return jnp.abs(apart.astype(jnp.float32)).mean(axis=-1)
+
+
+def _sums(maps, masks):
+    """|s| + |y| of every pair, [..., M, K]."""
+    first, second = (x.astype(jnp.float32).sum(axis=(-2, -1)) for x in (maps, masks))
+    return first[..., :, None] + second[..., None, :]
+
+
+def balanced_binary_losses(
+    logits: jax.Array, foreground: jax.Array, counted: jax.Array, l1: float = 0.8
+) -> jax.Array:
+    """Binary cross-entropy, times pixels over foreground pixels of the batch, plus l1 * |p - y|.
+
+    One weight for all pixels of the batch, as in the release; the paper's weighs the two classes
+    against each other. Without any foreground in the batch the weight is that of one pixel.
+
+    Args:
+        logits: [B, H, W] float.
+        foreground: [B, H, W] bool.
+        counted: [B, H, W] bool, pixels that take part.
+
+    Returns:
+        [B] float32, whose mean is the mean over all pixels of the batch that take part.
+    """
+    logits, truth = logits.astype(jnp.float32), (foreground & counted).astype(jnp.float32)
+    count = jnp.maximum(counted.sum(), 1)
+    weight = count / jnp.maximum(truth.sum(), 1)
+    entropy = jax.nn.softplus(logits) - truth * logits
+    each = weight * entropy + l1 * jnp.abs(jax.nn.sigmoid(logits) - truth)
+    return (each * counted).sum(axis=(1, 2)) * (len(logits) / count)
 
 
 def _pixel_losses(logits, labels, valid):

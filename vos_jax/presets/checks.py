@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 from vos_jax.data.augment import FITS, INTERPOLATIONS, groups_of
 from vos_jax.data.example import TRANSPORTS
+from vos_jax.data.instance_examples import CHOICES
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
-from vos_jax.metrics.protocols import PROTOCOLS
+from vos_jax.inference.tracks import AGGREGATES
+from vos_jax.metrics.protocols import INSTANCES, PROTOCOLS, TEMPORAL
 from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.build import build_model, model_fields
 from vos_jax.systems.table import SYSTEMS
@@ -121,13 +123,17 @@ DATA = {
     "short_side": whole(0, SIDE),
     "scale": ascending(number(0, 100, above=True)),
     "interpolation": one_of(*INTERPOLATIONS),
+    "contrast": SWITCH,
     "flip": SHARE,
     "max_objects": whole(1, 254),
     "objects.rule": one_of(*RULES_OF_OBJECTS),
     "objects.pixels": whole(),
     "objects.merge": SWITCH,
     "classes": several(TEXT),
-    "clip.choose": one_of(*CHOOSERS),
+    "clip.choose": one_of(*CHOOSERS, *CHOICES),
+    "clip.reach": whole(1),
+    "sides": several(whole(1, SIDE), least=2),
+    "inclusive": SWITCH,
     "clip.frames": whole(1, 1000),
     "clip.max_gap": whole(1),
     "clip.growth.start": whole(),
@@ -141,6 +147,7 @@ DATA = {
     "warp.elastic": number(0, SIDE),
     "warp.colour": number(0, 100),
     "warp.shared": SWITCH,
+    "warp.released": SWITCH,
     "balance.tries": whole(0, 1000),
     "balance.pixels": whole(),
     "paste": whole(0, 254),
@@ -193,20 +200,31 @@ RULES = {
     "optim.freeze": PATTERNS,
     "eval.every": whole(),
     "eval.videos": whole(),
-    "eval.protocol": one_of(*PROTOCOLS),
+    "eval.protocol": one_of(*PROTOCOLS, INSTANCES),
+    "eval.temporal": one_of(*TEMPORAL),
     "eval.seen": TEXT,
     "eval.metric": TEXT,
     "eval.floors": several(TEXT),
     "eval.overlay": SWITCH,
+    "eval.linkers": several(TEXT),
+    "inference.linker": TEXT,
+    "inference.aggregate": one_of(*AGGREGATES),
+    "inference.propagation": TEXT,
     "inference.slots": whole(0, 254),
     "inference.scales": several(number(0, 100, above=True), least=1),
     "inference.flip": SWITCH,
+    "inference.crf": SWITCH,
+    "inference.crf_settings.steps": whole(0, 1000),
+    "inference.crf_settings.near_pixels": number(0, SIDE, above=True),
+    "inference.crf_settings.alike_pixels": number(0, SIDE, above=True),
+    "inference.crf_settings.alike_colour": number(0, 1000, above=True),
     "mesh.data": either(Rule("-1", lambda x: x == -1), whole(1)),
     "mesh.fsdp": either(Rule("-1", lambda x: x == -1), whole(1)),
     "log.every": whole(1),
     "profile_steps": Rule("() or first and last step, each from 1", _profiled),
     "init.backbone": TEXT,
     "init.model": TEXT,
+    "init.fresh": PATTERNS,
 }
 # Of systems' fields, those that a default does not tell: 0 means something, or there is a limit.
 FIELDS = {
@@ -233,6 +251,15 @@ FIELDS = {
     "capacity": whole(0, MEGA),
     "length": whole(1, MEGA),
     "proposals": whole(1, 254),
+    "classes": whole(1, 65_536),
+    "canvas": several(whole(0, SIDE), least=2),
+    "image_scale": several(whole(0, SIDE), least=2),
+    "threshold": SHARE,
+    "min_share": SHARE,
+    "curriculum_start": whole(),
+    "box_from": whole(),
+    "class_from": whole(),
+    "stop_from": whole(),
     "min_pixels": whole(),
     "max_long_edge": whole(0, SIDE),
     "windows": either(TEXT, several(several(whole(0, 1024), least=1), least=1)),
@@ -249,7 +276,7 @@ def check_config(config: Mapping) -> None:
         for name, value, rule in _ruled(config)
         if not rule.holds(value)
     ]
-    if not problems and "data" in config and "train" in config:
+    if not problems and "train" in config and "groups" in config.get("data", {}):
         problems = [
             *_frames_that_do_not_fit(config),
             *_transport_that_does_not_fit(config["data"]),

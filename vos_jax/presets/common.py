@@ -5,39 +5,78 @@ config.model, of config.inference and of config.loss that belong to one system c
 whose defaults are the released configuration.
 """
 
+import dataclasses
+import importlib
 import inspect
 from typing import Any
 
 from ml_collections import ConfigDict, FieldReference
 
+from vos_jax.inference.crf import CRF
+from vos_jax.presets import vis
 from vos_jax.systems.build import model_fields
 from vos_jax.systems.table import SYSTEMS
 
 
 def new_config(system: str) -> ConfigDict:
     """All sections for a system of SYSTEMS; `data` has no source yet."""
+    of_task = {"vos": _vos_sections, "vis": _vis_sections}[SYSTEMS[system].task]
     config = ConfigDict(
         {
             "seed": 0,
             "model": _model(system),
-            "data": data_section(),
-            "train": train_section(),
             "optim": optim_section(),
             "loss": {"scale": 1.0, **_loss_settings(system)},  # scale multiplies the loss
-            "eval": eval_section(),
-            "inference": _inference(system),
+            **of_task(system),
             "mesh": {"data": -1, "fsdp": 1},  # devices along each axis; -1: all that are left
             "log": {"every": 100},  # steps between two lines
             # (first, last): jax.profiler traces these steps into workdir/profile; (): none
             "profile_steps": (),
             # folders written by vos_jax.convert: weights of the backbone, or of the whole system
-            "init": {"backbone": "", "model": ""},
+            # fresh: patterns of what such a whole system does not replace
+            "init": {"backbone": "", "model": "", "fresh": ()},
         }
     )
     config.optim.steps = follow(config.train, "steps")
-    if SYSTEMS[system].model().traits.guidance == "none":
-        config.eval.floors = ("background", "whole_frame")
     return config
+
+
+def _vos_sections(system: str) -> dict[str, Any]:
+    """Those of systems that segment given or found objects."""
+    sections = {
+        "data": data_section(),
+        "train": train_section(),
+        "eval": eval_section(),
+        "inference": _inference(system),
+    }
+    if SYSTEMS[system].model().traits.guidance == "none":
+        sections["eval"]["floors"] = ("background", "whole_frame")
+    return sections
+
+
+def _vis_sections(system: str) -> dict[str, Any]:
+    """Those of systems for instances."""
+    fields = model_fields(SYSTEMS[system].model)
+    own = {name: fields[name] for name in SYSTEMS[system].inference}
+    train = {k: v for k, v in train_section().items() if k not in vis.NOT_OF_TRAIN}
+    return {
+        "data": vis.data_section(),
+        "train": train,
+        "eval": vis.eval_section(),
+        "inference": vis.inference_section() | own,
+    }
+
+
+def system_config(system: str, preset: str) -> ConfigDict:
+    """A preset of a system by its usual name, in whichever file of configs it is.
+
+    preset: such as "quick" or "paper". Of a system whose entry names its published configuration
+    FILE:PRESET, "paper" is that, and any other one PRESET_<preset>.
+    """
+    file, _, published = SYSTEMS[system].config.partition(".py:")
+    if published:
+        preset = published if preset == "paper" else f"{published}_{preset}"
+    return importlib.import_module(f"vos_jax.configs.{file or system}").get_config(preset)
 
 
 def follow(section: ConfigDict, key: str) -> FieldReference:
@@ -64,6 +103,9 @@ def _inference(system: str) -> dict[str, Any]:
         # views whose probabilities are averaged: frames at these scales, also mirrored
         "scales": (1.0,),
         "flip": False,
+        # results go through a dense conditional random field (inference/crf.py), on the host
+        "crf": False,
+        "crf_settings": dataclasses.asdict(CRF()),
         **{name: fields[name] for name in entry.inference},
     }
 
@@ -83,6 +125,7 @@ def data_section() -> dict[str, Any]:
         "short_side": 0,  # frames are resized to it at scale 1; 0: they stay as they are
         "scale": (1.0, 1.0),  # lowest and highest
         "interpolation": "linear",  # or "cubic"
+        "contrast": False,  # the values of each frame are stretched to 0..255
         "flip": 0.5,  # probability
         "max_objects": 10,  # slots
         # of data/objects.py: "matched", "visible" or "largest"; of visible ones with more than so
@@ -109,6 +152,7 @@ def data_section() -> dict[str, Any]:
             "elastic": 0.0,  # pixels
             "colour": 0.0,
             "shared": False,
+            "released": False,  # in the form of RVOS's release
         },
         # the place of a crop is drawn so often, until its reference shows an object of more than so
         # many pixels; tries 0: once
@@ -194,6 +238,7 @@ def eval_section() -> dict[str, Any]:
         "every": 10_000,  # steps; 0: at the end alone
         "videos": 0,  # the first so many by name; 0: all
         "protocol": "davis2017",  # of metrics/protocols.py
+        "temporal": "none",  # davis2016: "official" measures T, too, in its sequences; or "all"
         "seen": "",  # youtube-vos: file with the names of the seen categories
         "metric": "J&F-Mean",  # the best checkpoint's
         # "propagation" joins where init.backbone is set; "background" and "whole_frame" are the

@@ -16,7 +16,7 @@ padding; padding never changes a result.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -60,6 +60,19 @@ class Traits:
     soft_feedback: bool = False
     backbone_scopes: tuple[Scope, ...] = (("backbone",),)
     copied_scopes: tuple[tuple[str, str], ...] = ()
+
+
+class Instances(NamedTuple):
+    """Objects of frames of one size, whose masks may overlap; S of each, C classes.
+
+    masks: bool [B, S, H, W]. scores: float32 [B, S, C], of the classes 1..C. boxes: float32
+    [B, S, 4], corners x1 y1 x2 y2 in pixels. kept: bool [B, S], those that there are.
+    """
+
+    masks: jax.Array
+    scores: jax.Array
+    boxes: jax.Array
+    kept: jax.Array
 
 
 class VOSModel(nn.Module):
@@ -132,6 +145,10 @@ class VOSModel(nn.Module):
         """Slot labels uint8 [B, H, W], 0 background; ties go to the lowest slot."""
         return jnp.argmax(self.probabilities(prediction, size), axis=1).astype(jnp.uint8)
 
+    def instances(self, prediction: Any, size: tuple[int, int]) -> Instances:
+        """What systems of single images answer: scored objects of known classes."""
+        raise TypeError(f"{type(self).__name__} lacks instances")
+
     def feedback(self, prediction: Any, size: tuple[int, int]) -> Any:
         """What the system feeds back to itself: masks [B, N+1, H, W], see `Traits`.
 
@@ -147,6 +164,13 @@ class VOSModel(nn.Module):
         """Given or true masks [B, N+1, H, W] of a frame in the form of `feedback`."""
         return masks
 
+    def evidence(self, memory: Any, features: Any) -> dict[str, jax.Array]:
+        """What the system goes by in a frame that comes next, for pictures of it; nothing.
+
+        Named maps float32 [B, N, h, w] in about 0..1, at whatever size the system has them.
+        """
+        return {}
+
     def losses(
         self, predictions: Any, batch: Mapping[str, jax.Array], step: jax.Array, **settings: Any
     ) -> jax.Array:
@@ -157,6 +181,12 @@ class VOSModel(nn.Module):
         mean is over all objects of a batch and not over videos, losses are scaled to that.
         """
         raise TypeError(f"{type(self).__name__} lacks losses")
+
+    def example_inputs(self) -> tuple[Any, ...]:
+        """Arguments of `__call__` with which variables are made; none depends on the size."""
+        frame = self.preprocess(np.zeros((65, 65, 3), np.uint8))
+        masks = one_hot(jnp.zeros((1, 65, 65), jnp.int32), 1)
+        return jnp.stack([frame, frame])[:, None], masks, jnp.ones((1, 1), bool)
 
     def __call__(self, inputs: jax.Array, masks: jax.Array, valid: jax.Array) -> Any:
         """Segment the second of two frames [2, B, h, w, 3]; meets every parameter, for `init`."""
@@ -207,18 +237,22 @@ class System:
         inference: names of fields that say how a trained network is run and leave its variables as
             they are; configs hold them in the section `inference`, not in `model`.
         parts: what `benchmark` measures within a frame.
+        config: FILE:PRESET in configs of its published configuration; "": NAME.py:paper.
         measured: fields of the full-size model that `benchmark` measures, where they are not the
             released ones.
         warm_up: frames that are in its memory when `benchmark` measures a frame.
         exempt: name of a promise that every system keeps (see tests/systems/test_every_system.py)
             -> why this one does not.
+        task: the family it belongs to, a key of `tasks.TASKS`.
     """
 
     model: type[VOSModel]
     from_official: Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Imported] | None = None
     tiny: Mapping[str, Any] = field(default_factory=dict)
     inference: tuple[str, ...] = ()
+    config: str = ""
     parts: tuple[Part, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     warm_up: int = 1
     exempt: Mapping[str, str] = field(default_factory=dict)
+    task: str = "vos"

@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 
-from vos_jax.systems.base import VOSModel, one_hot
+from vos_jax.systems.base import VOSModel
 from vos_jax.systems.table import SYSTEMS
 
 
@@ -71,10 +70,7 @@ def variable_shapes(model: VOSModel) -> dict[str, Any]:
 
 
 def _init(model: VOSModel) -> Callable[[jax.Array], dict[str, Any]]:
-    frame = model.preprocess(np.zeros((65, 65, 3), np.uint8))  # no variable depends on the size
-
     def init(rng):
-        masks = one_hot(jnp.zeros((1, 65, 65), jnp.int32), 1)
-        return model.init(rng, jnp.stack([frame, frame])[:, None], masks, jnp.ones((1, 1), bool))
+        return model.init(rng, *model.example_inputs())
 
     return init

@@ -107,6 +107,13 @@ class Views(VOSModel):
             return mean
         return (mean[::2] + mean[1::2, ..., ::-1]) / 2
 
+    def evidence(self, memory: tuple, features: tuple) -> dict[str, jax.Array]:
+        """That of the first view."""
+        found = self.systems[0].apply(
+            self.variables, memory[0], features[0], method=self.model.evidence
+        )
+        return jax.tree.map(lambda maps: maps[:: 1 + self.flip], found)
+
     def _each(self, method: str, *entries: Sequence[Any], **shared: Any) -> tuple:
         """What a method of the system gives at every scale; `entries` hold a value for each."""
         return tuple(

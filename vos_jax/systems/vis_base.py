@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from flax import struct
 
-Scope = tuple[str, ...]
+from vos_jax.systems.base import Traits
 
 
 @struct.dataclass
@@ -65,9 +65,9 @@ class VISModel(nn.Module):
     delay = 0
 
     @property
-    def backbone_scopes(self) -> tuple[Scope, ...]:
-        """Where the variables of its backbone lie, for `config.init.backbone`."""
-        return (("backbone",),)
+    def traits(self) -> Traits:
+        """What it declares: it is shown no masks, and where the variables of its backbone lie."""
+        return Traits(guidance="none")
 
     def preprocess(self, frame: np.ndarray) -> Inputs:
         """One frame, uint8 [H, W, 3] RGB, on the host: numpy arrays without the batch axis."""
@@ -107,6 +107,11 @@ class VISModel(nn.Module):
         examples have in different numbers, losses are scaled so that their mean is that.
         """
         raise TypeError(f"{type(self).__name__} lacks losses")
+
+    def example_inputs(self) -> tuple[Inputs]:
+        """Arguments of `__call__` with which variables are made; none depends on the size."""
+        frame = np.zeros((1, 64, 64, 3), np.float32)
+        return (Inputs(frame, np.int32([[64, 64]]), np.ones((1, 2), np.float32)),)
 
     def __call__(self, inputs: Inputs) -> Any:
         """The detections of frames; meets every parameter, for `init`."""

@@ -36,12 +36,16 @@ class Training:
 
 
 def build_training(
-    config: Any, variables: dict[str, Any] | None = None, restored: bool = False
+    config: Any,
+    variables: dict[str, Any] | None = None,
+    restored: bool = False,
+    objective: Callable[..., Objective] = make_objective,
 ) -> Training:
     """The run that a whole config describes.
 
     Args:
         config: its sections model, train, loss, optim, mesh, init and seed.
+        objective: of the system's task, a function of the model, config.train and config.loss.
         variables: what to start from; None: fresh ones, and what config.init names.
         restored: a checkpoint is to replace the state, so nothing is drawn, read or compiled for
             it: the variables are zeros.
@@ -50,13 +54,13 @@ def build_training(
         ValueError: a field that does not fit, with its name.
     """
     model = build_model(config.model, **config.train.model)
-    objective = make_objective(model, config.train, config.loss)
+    minimised = objective(model, config.train, config.loss)
     if variables is None and restored:
         variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), variable_shapes(model))
     elif variables is None:
         variables = initial_variables(model, config.init, config.seed)
     mesh = build_mesh(config.mesh)
-    return Training(model, mesh, *begin_training(config, objective, variables, mesh))
+    return Training(model, mesh, *begin_training(config, minimised, variables, mesh))
 
 
 def begin_training(

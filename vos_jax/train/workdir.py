@@ -34,12 +34,17 @@ FREE_FIELDS = (
 )
 
 
-def prepare_workdir(workdir: str | epath.Path, config: Any, manifest: dict) -> epath.Path:
+def prepare_workdir(
+    workdir: str | epath.Path, config: Any, manifest: dict, defaults: Any = None
+) -> epath.Path:
     """Makes a run's folder, or accepts it for resuming; returns it as a path.
 
     A new folder gets config.json and manifest.json. A folder of the same run keeps them and
     gets the new manifest appended under "resumed". A folder with checkpoints of another config is
     refused with the fields that differ (except FREE_FIELDS). Raises ValueError.
+
+    defaults: a config whose fields have the values that change nothing. A field that is newer than
+    the folder may stand at that value.
     """
     workdir = absolute(workdir)
     config_path, manifest_path = workdir / "config.json", workdir / "manifest.json"
@@ -50,7 +55,8 @@ def prepare_workdir(workdir: str | epath.Path, config: Any, manifest: dict) -> e
             f"{workdir} holds checkpoints but no config.json, so their run is unknown; "
             "give another --workdir"
         )
-    differing = [] if stored is None else differing_fields(stored, config, ignore=FREE_FIELDS)
+    known = None if stored is None else _with_new_fields(stored, config, defaults)
+    differing = [] if known is None else differing_fields(known, config, ignore=FREE_FIELDS)
     if differing and not started:
         stored, differing = None, []  # the first attempt failed before it had anything to keep
     if differing:
@@ -130,6 +136,18 @@ def differing_fields(old: Any, new: Any, ignore: tuple[str, ...] = ()) -> list[s
         return repr(fields[name]) if name in fields else "absent"
 
     return [f"{n}: {shown(a, n)} -> {shown(b, n)}" for n in names if not ignored(n)]
+
+
+def _with_new_fields(stored: Any, config: Any, defaults: Any) -> dict:
+    """The stored config, and those of the config's fields that it lacks and that have defaults."""
+    fields = (_by_name(plain_config(x)) for x in (stored, config, defaults or {}))
+    old, new, unchanged = fields
+    nothing = object()
+    added = {k: v for k, v in new.items() if k not in old and unchanged.get(k, nothing) == v}
+    # a section that was empty is none of the fields any more once it has some
+    sections = {name.rpartition(".")[0] for name in added}
+    kept = {k: v for k, v in old.items() if not (v == {} and k in sections)}
+    return traverse_util.unflatten_dict(kept | added, sep=".")
 
 
 def _by_name(config: dict) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from tests.fixtures import fixture, golden_parameters, load_spec
 from vos_jax.nn.gated import gated
 from vos_jax.systems.base import one_hot
 from vos_jax.systems.build import variable_shapes
-from vos_jax.systems.cfbi.model import CFBI, CFBIPlus
+from vos_jax.systems.cfbi.model import CFBI
 from vos_jax.systems.cfbi.official import from_official
+from vos_jax.systems.cfbi.plus import CFBIPlus
 
 SYSTEMS = {"cfbi": CFBI, "cfbiplus": CFBIPlus}
 

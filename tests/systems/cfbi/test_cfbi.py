@@ -8,7 +8,8 @@ import pytest
 from tests.tiny import quick_compilation, tiny_section, tiny_system
 from vos_jax.systems.base import one_hot
 from vos_jax.systems.build import build_model, variable_shapes
-from vos_jax.systems.cfbi.model import CFBI, CFBIPlus
+from vos_jax.systems.cfbi.model import CFBI
+from vos_jax.systems.cfbi.plus import CFBIPlus
 from vos_jax.train.optim import parameter_paths
 
 SYSTEMS = ("cfbi", "cfbi_plus")

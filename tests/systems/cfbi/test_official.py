@@ -10,8 +10,9 @@ from tests.fixtures import load_spec
 from tests.systems.cfbi.cases import mobilenet_spec, official_arrays
 from vos_jax.convert import BACKBONES
 from vos_jax.systems.build import variable_shapes
-from vos_jax.systems.cfbi.model import CFBI, CFBIPlus
+from vos_jax.systems.cfbi.model import CFBI
 from vos_jax.systems.cfbi.official import from_official
+from vos_jax.systems.cfbi.plus import CFBIPlus
 from vos_jax.train.optim import fits, parameter_paths
 
 SYSTEMS = {"cfbi": CFBI, "cfbiplus": CFBIPlus}

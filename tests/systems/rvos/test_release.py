@@ -11,9 +11,9 @@ from tests.fixtures import load_npz, skip_where_trimmed
 from tests.systems.rvos.cases import TASKS, encoder, released_model, released_variables
 from tests.tiny import quick_compilation
 from vos_jax.inference.rollout import advance, begin
+from vos_jax.nn.object_decoder import Decoder, mask_pyramid
 from vos_jax.ops.resize import resize_bilinear
 from vos_jax.systems.base import one_hot
-from vos_jax.systems.rvos.decoder import Decoder, mask_pyramid
 
 CLOSE = 1e-4  # the fixture's own tolerance, absolute
 MAPS = ("x1", "x2", "x3", "x4", "x5", "skip5", "skip4", "skip3", "skip2")

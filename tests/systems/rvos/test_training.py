@@ -15,11 +15,11 @@ from tests.fixtures import load_npz, skip_where_trimmed
 from tests.systems.rvos.cases import released_model, released_variables
 from tests.tiny import quick_compilation
 from vos_jax.inference.rollout import advance, begin
+from vos_jax.official.skip_decoder import source
 from vos_jax.ops.assignment import assign
 from vos_jax.ops.losses import soft_iou_costs
 from vos_jax.systems.base import one_hot
 from vos_jax.systems.rvos.model import OUTSIDE
-from vos_jax.systems.rvos.official import source
 
 SCRIPTS = {"zeroshot": ("zeroshot", False), "oneshot_gt": ("oneshot", True)}
 SCRIPTS["oneshot_inf"] = ("oneshot", False)  # task, whether true masks are remembered

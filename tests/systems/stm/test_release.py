@@ -13,7 +13,7 @@ from vos_jax.inference.rollout import advance
 from vos_jax.ops.memory_read import affinity, memory_read
 from vos_jax.systems.base import one_hot
 from vos_jax.systems.build import variable_shapes
-from vos_jax.systems.stm.memory_bank import readable
+from vos_jax.systems.memory_bank import readable
 from vos_jax.systems.stm.model import STM
 from vos_jax.systems.stm.official import from_official, source
 from vos_jax.train.objective import make_objective

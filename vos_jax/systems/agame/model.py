@@ -48,6 +48,8 @@ from vos_jax.systems.frame_size import PaddedSize
 
 STRIDE = 16  # frames are padded to multiples of it
 CLAMP = 1e-7  # probabilities stay this far from 0 and 1 where they are aggregated
+# in pictures, in their order; the third and fourth are what the first two get wrong
+COMPONENTS = ("background", "target", "target_like_background", "distractors")
 CHOICES = {
     "backbone": BACKBONES,
     "fit": tuple(gaussian.SHRINKAGE),
@@ -193,6 +195,15 @@ class AGAME(VOSModel):
             scores = jax.nn.softmax(scores, axis=2)
         grid = features.appearance.shape[1:3]
         return jnp.moveaxis(scores, 2, -1).reshape(-1, *grid, self.components)
+
+    def evidence(self, memory: Memory, features: Features) -> dict[str, jax.Array]:
+        """Posteriors of the components (the paper's figure of target and distractors)."""
+        if not self.appearance:
+            return {}
+        scores = gaussian.log_scores(memory.mixture, _pixels(features.appearance))
+        posteriors = jax.nn.softmax(scores, axis=2)
+        posteriors = posteriors.reshape(*posteriors.shape[:3], *features.appearance.shape[1:3])
+        return {name: posteriors[:, :, k] for k, name in enumerate(COMPONENTS[: self.components])}
 
     def memorize(
         self, memory: Memory, features: Features, prediction: Prediction | None, masks: jax.Array

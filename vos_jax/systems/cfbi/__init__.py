@@ -1,8 +1,9 @@
 """CFBI (ECCV 2020) and CFBI+ (TPAMI 2021)."""
 
 from vos_jax.systems.base import Part, System
-from vos_jax.systems.cfbi.model import CFBI, CFBIPlus
+from vos_jax.systems.cfbi.model import CFBI
 from vos_jax.systems.cfbi.official import from_official
+from vos_jax.systems.cfbi.plus import CFBIPlus
 
 _TINY = {
     "backbone": "mobilenet_v2",

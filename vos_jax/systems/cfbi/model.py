@@ -35,7 +35,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from vos_jax.nn.deeplab_dense import DenseDeepLabV3Plus, Maps
-from vos_jax.nn.fpn import GroupNormFPN
 from vos_jax.nn.group_norm import ConvGroupNorm
 from vos_jax.nn.images import imagenet_normalise
 from vos_jax.nn.remat import block
@@ -242,6 +241,14 @@ class CFBI(LabelLogitsModel):
             within = flat.reshape(*flat.shape[:3], *within.shape[3:])
         return jnp.moveaxis(jnp.concatenate([anywhere, within], axis=-1), 3, 1)
 
+    def evidence(self, memory: Memory, features: Features) -> dict[str, jax.Array]:
+        """Normalised distances at the finest scale, the previous frame's in its largest window."""
+        distances = self._distances(memory, features.embeddings[0], 0)[:, 1:]
+        return {
+            "reference_distance": distances[..., 0],
+            "previous_frame_distance": distances[..., 1],
+        }
+
     def match_anywhere(self, memory: Memory, current: jax.Array, scale: int) -> jax.Array:
         """Squared distances [B, hs, ws, L] to each label's nearest reference pixel."""
         pixels, labels = memory.reference[scale], memory.reference_labels[scale]
@@ -370,29 +377,3 @@ class CFBI(LabelLogitsModel):
 
         labels = of_predicted(batch["labels"], predictions)
         return jax.vmap(frame_losses)(predictions, labels).mean(axis=0)
-
-
-class CFBIPlus(CFBI):
-    """CFBI+: matching at three scales of a feature pyramid. Fields are its released configuration.
-
-    The embeddings have `features` channels; `embedding_dim` and `local_halved` are CFBI's.
-    """
-
-    named_windows = {
-        name: ((4, 8, 12, 16, 20, 24), (2, 4, 6, 8, 10, 12), coarsest)
-        for name, coarsest in {"code": (2, 4, 6, 8, 10), "paper": (4, 6, 8, 10)}.items()
-    }
-
-    matching_dims: tuple[int, ...] = (32, 64, 128)
-    global_rates: tuple[int, ...] = (2, 1, 1)
-    local_rates: tuple[int, ...] = (2, 1, 1)
-    local_halved: bool = False
-
-    def _setup_scales(self, dtype):
-        self.fpn = GroupNormFPN(self.features, self.groups, dtype)
-
-    def _embed(self, maps: Maps) -> tuple[jax.Array, ...]:
-        return self.fpn((maps.decoded, maps.mid_level, maps.pyramid))
-
-    def _head_input(self, cues: jax.Array, frames: list[jax.Array]) -> jax.Array:
-        return jnp.concatenate([cues, *frames], axis=-1)

@@ -14,7 +14,6 @@ detections, K classes with the background first.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +81,7 @@ class MaskRCNN(VISModel):
     mask_depth: int = 4
     geometry: str = "modern"
     norm_epsilon: float = 0.0
+    norm_eval: bool = True
     anchor_size: float = 8.0
     finest: float = 56.0
     image_scale: tuple[int, int] = (1333, 800)
@@ -96,21 +96,23 @@ class MaskRCNN(VISModel):
     anchor_samples: int = 256
     box_samples: int = 512
     box_beta: float = 1 / 9
-    dtype: Any = jnp.float32
+    dtype: str = "float32"  # of features and heads; "bfloat16" halves them
 
     def setup(self):
+        dtype = jnp.dtype(self.dtype)
         self.backbone = ResNet(
             depth=self.depth,
             width=self.width,
             groups=self.groups,
             group_width=self.group_width,
             epsilon=self.norm_epsilon,
-            dtype=self.dtype,
+            norm_eval=self.norm_eval,
+            dtype=dtype,
         )
-        self.fpn = FPN(self.features, self.dtype)
-        self.rpn = RPNHead(self.features, dtype=self.dtype)
-        self.box_head = BoxHead(self.hidden, self.classes + 1, self.dtype)
-        self.mask_head = MaskHead(self.features, self.classes + 1, self.mask_depth, self.dtype)
+        self.fpn = FPN(self.features, dtype)
+        self.rpn = RPNHead(self.features, dtype=dtype)
+        self.box_head = BoxHead(self.hidden, self.classes + 1, dtype)
+        self.mask_head = MaskHead(self.features, self.classes + 1, self.mask_depth, dtype)
 
     @property
     def convention(self) -> Geometry:

@@ -55,7 +55,7 @@ class MaskTrackRCNN(MaskRCNN):
 
     def setup(self):
         super().setup()
-        self.track_head = TrackHead(self.hidden, dtype=self.dtype)
+        self.track_head = TrackHead(self.hidden, dtype=jnp.dtype(self.dtype))
 
     def embed(self, features: Features, boxes: jax.Array) -> jax.Array:
         """Embeddings [B, R, E] of boxes on the canvas."""

@@ -3,13 +3,13 @@
 Ventura, Bellver, Girbau, Salvador, Marques, Giro-i-Nieto: "RVOS: End-to-End Recurrent Network for
 Video Object Segmentation", CVPR 2019, arXiv 1903.05612; released code: imatge-upc/rvos.
 
-A frame is encoded once (nn/skip_encoder.py). A decoder of ConvLSTMs (decoder.py) then gives one
-soft map for each slot, recurrent over slots (spatial) and frames (temporal). One-shot, it sees what
-was segmented of the object in the frame before, in the first two frames the given mask itself.
-Zero-shot, it finds a number of objects by itself; given masks, where there are any, only say which
-of them are meant. Either way objects and predictions are paired by the Hungarian algorithm in the
-frame in which an object is given, and painted over each other, the one that was found best on top
-(painting.py).
+A frame is encoded once (nn/skip_encoder.py). A decoder of ConvLSTMs (nn/object_decoder.py) then
+gives one soft map for each slot, recurrent over slots (spatial) and frames (temporal). One-shot, it
+sees what was segmented of the object in the frame before, in the first two frames the given mask
+itself. Zero-shot, it finds a number of objects by itself; given masks, where there are any, only
+say which of them are meant. Either way objects and predictions are paired by the Hungarian
+algorithm in the frame in which an object is given, and painted over each other, the one that was
+found best on top (ops/painting.py).
 
 Where code and paper differ the code is followed: hidden states alone go from frame to frame, and
 without spatial recurrence (mode "t") the first frame has it all the same. The release's scripts
@@ -33,25 +33,17 @@ import numpy as np
 from flax import struct
 
 from vos_jax.nn.images import imagenet_normalise
-from vos_jax.nn.skip_encoder import BACKBONES, SkipEncoder
+from vos_jax.nn.object_decoder import Decoder
+from vos_jax.nn.skip_encoder import BACKBONES, Features, SkipEncoder
 from vos_jax.ops.assignment import assign, jaccard_distances
 from vos_jax.ops.losses import soft_iou_costs
+from vos_jax.ops.painting import THRESHOLD, painted_labels, visible_probabilities
 from vos_jax.ops.resize import resize_bilinear
 from vos_jax.systems.base import Traits, VOSModel, of_predicted, one_hot
 from vos_jax.systems.frame_size import resize_pillow, scaled_size
-from vos_jax.systems.rvos.decoder import Decoder
-from vos_jax.systems.rvos.painting import THRESHOLD, painted_labels, visible_probabilities
 
 MODES = ("st", "s", "t")
 OUTSIDE = 10.0  # cost of pairing with a slot that takes no part
-
-
-@struct.dataclass
-class Features:
-    """One frame."""
-
-    skips: tuple[jax.Array, ...]  # [B, h / s, w / s, C], s = 32, 16, 8, 4
-    size: tuple[int, int] = struct.field(pytree_node=False)  # h, w
 
 
 @struct.dataclass

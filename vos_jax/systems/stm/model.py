@@ -29,10 +29,10 @@ from jax.sharding import AxisType, Mesh
 
 from vos_jax.nn.images import imagenet_normalise
 from vos_jax.ops.memory_read import memory_read, read_products
+from vos_jax.systems import memory_bank
 from vos_jax.systems.base import Traits, VOSModel, of_predicted
 from vos_jax.systems.frame_size import PaddedSize
-from vos_jax.systems.stm import memory_bank
-from vos_jax.systems.stm.memory_bank import MemoryBank, Rule
+from vos_jax.systems.memory_bank import MemoryBank, Rule
 from vos_jax.systems.stm.network import BACKBONES, Decoder, MemoryEncoder, QueryEncoder
 
 STRIDE = 16  # frames are padded to multiples of it
@@ -192,11 +192,20 @@ class STM(VOSModel):
 
     def read(self, memory: Memory, features: Features) -> jax.Array:
         """What each pixel of the frame finds in memory for each object, [B, N, h, w, value_dim]."""
+        return self._read(memory, features, memory.bank.values)
+
+    def evidence(self, memory: Memory, features: Features) -> dict[str, jax.Array]:
+        """How much of each pixel's attention goes to the first frame."""
+        first = (memory.bank.number == 1)[:, None, :, None, None]
+        ones = jnp.ones((*memory.bank.keys.shape[:-1], 1), memory.bank.keys.dtype)
+        return {"first_frame_attention": self._read(memory, features, ones * first)[..., 0]}
+
+    def _read(self, memory: Memory, features: Features, values: jax.Array) -> jax.Array:
         batch, height, width, _ = features.key.shape
         found = memory_read(
             features.key.reshape(batch, height * width, -1),
             memory.bank.keys,
-            memory.bank.values,
+            values,
             memory_bank.readable(memory.bank, self.rule),
             scale=None if self.scaled_scores else 1.0,
             top_k=self.top_k,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vos_jax.systems.stm.memory_bank import Rule, empty, give, readable, slots_needed, write
+from vos_jax.systems.memory_bank import Rule, empty, give, readable, slots_needed, write
 
 write_jit = jax.jit(write, static_argnames="rule")
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vos_jax.systems.rvos.painting import painted_labels, ranks, visible_probabilities
+from vos_jax.ops.painting import painted_labels, ranks, visible_probabilities
 
 
 @pytest.fixture

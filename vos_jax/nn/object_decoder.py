@@ -1,10 +1,12 @@
-"""The decoder of RVOS: one ConvLSTM for each stride, recurrent over objects and over frames.
+"""A decoder with one ConvLSTM for each stride, recurrent over objects and over frames.
 
-Ventura et al., CVPR 2019, section 3; released code: imatge-upc/rvos, modules/model.py and clstm.py.
-The cell of a level sees the hidden state of the level below it (enlarged, corners aligned), the
-frame's map of its stride, the object's previous mask, its own state for the object before, and its
-hidden state for the same object in the frame before. Of the first both states are handed on, of the
-latter the hidden one alone.
+RIS (Romera-Paredes and Torr, ECCV 2016) has one level, RSIS (Salvador et al., arXiv 1712.00617) and
+RVOS (Ventura et al., CVPR 2019, section 3) have several; released code of the latter two:
+modules/model.py and clstm.py of imatge-upc/rsis and imatge-upc/rvos. The cell of a level sees the
+hidden state of the level below it (enlarged, corners aligned), the frame's map of its stride, the
+object's previous mask (RVOS), its own state for the object before, and its hidden state for the
+same object in the frame before (RVOS). Of the first both states are handed on, of the latter the
+hidden one alone.
 
 What objects share is computed once per frame, what does not wait for the object before is computed
 for all slots at once; only the two remaining convolutions of each level are in the loop.
@@ -33,23 +35,27 @@ class State(NamedTuple):
     cell: tuple[jax.Array, ...]  # float32 [B, h, w, D]
 
 
-class Decoder(nn.Module):
-    """features: D of each level, the deepest first. masked: it sees previous masks."""
+class ObjectDecoder(nn.Module):
+    """The states of all objects; a subclass makes masks of them.
+
+    features: D of each level, the deepest first. masked: it sees previous masks. temporal: it sees
+    states of the frame before.
+    """
 
     features: tuple[int, ...] = (128, 64, 32, 16)
     masked: bool = True
+    temporal: bool = True
     dtype: Any = jnp.float32
 
-    @nn.compact
-    def __call__(
+    def states(
         self,
         skips: Sequence[jax.Array],
         masks: jax.Array | None,
         hidden: Sequence[jax.Array] | None,
         decoded: jax.Array,
         linked: jax.Array,
-    ) -> tuple[jax.Array, State]:
-        """Masks of all objects of a frame.
+    ) -> State:
+        """States of all slots in a frame; for the compact method of a subclass.
 
         Args:
             skips: maps of the frame [B, h, w, C], the deepest first.
@@ -57,9 +63,6 @@ class Decoder(nn.Module):
             hidden: states of the frame before [B, N, h, w, D], or None where there are none.
             decoded: bool [B, N]; slots without one change nothing and get zeros.
             linked: bool [B], whether a slot gets the state of the one before.
-
-        Returns:
-            Logits float32 [B, N, 2 h, 2 w], h w the finest grid; the states of all slots.
         """
         kernels, own = [], []
         pyramid = mask_pyramid(masks, len(skips)) if self.masked else [None] * len(skips)
@@ -74,15 +77,36 @@ class Decoder(nn.Module):
             shape = (*decoded.shape, *gates.shape[2:])
             own.append(jnp.moveaxis(jnp.broadcast_to(gates, shape), 1, 0))
             kernels.append(kernel)
-        found = _objects(kernels, own, decoded, linked)
-        return self._logits(found.hidden[-1]), found
+        return _objects(kernels, own, decoded, linked)
 
     def _cell(self, level: int, skip: int) -> ConvLSTM:
         features = self.features[level]
         below = {} if level == 0 else {"below": self.features[level - 1]}
         mask = {"mask": 1} if self.masked else {}
-        channels = {**below, "skip": skip, **mask, "spatial": features, "temporal": features}
+        temporal = {"temporal": features} if self.temporal else {}
+        channels = {**below, "skip": skip, **mask, "spatial": features, **temporal}
         return ConvLSTM(features, channels, dtype=self.dtype, name=f"level_{level}")
+
+
+class Decoder(ObjectDecoder):
+    """The decoder of RSIS and RVOS: masks are a convolution of the finest level's states."""
+
+    @nn.compact
+    def __call__(
+        self,
+        skips: Sequence[jax.Array],
+        masks: jax.Array | None,
+        hidden: Sequence[jax.Array] | None,
+        decoded: jax.Array,
+        linked: jax.Array,
+    ) -> tuple[jax.Array, State]:
+        """Masks of all objects of a frame; the arguments are those of `states`.
+
+        Returns:
+            Logits float32 [B, N, 2 h, 2 w], h w the finest grid; the states of all slots.
+        """
+        found = self.states(skips, masks, hidden, decoded, linked)
+        return self._logits(found.hidden[-1]), found
 
     def _logits(self, hidden: jax.Array) -> jax.Array:
         """3x3 convolution of the enlarged last states."""
