@@ -8,7 +8,7 @@ import numpy as np
 from vos_jax.official import naming
 from vos_jax.systems.mask_rcnn.official import import_detector
 
-_LAYERS = {
+LAYERS = {
     "fpn/lateral": "neck.lateral_convs.{}.conv",
     "fpn/smooth": "neck.fpn_convs.{}.conv",
     "rpn/conv": "rpn_head.rpn_conv",
@@ -37,4 +37,4 @@ def from_official(arrays: Mapping[str, np.ndarray], target: Mapping[str, Any]) -
             "expected track_head.fcs.0.weight, found track_head.fc.*: this is the first upload of "
             "the official checkpoint, which was replaced in August 2019; download it again"
         )
-    return import_detector(arrays, target, _LAYERS, "")
+    return import_detector(arrays, target, LAYERS, "")
