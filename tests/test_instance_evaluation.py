@@ -88,6 +88,10 @@ def test_what_cannot_be_scored_is_named(config):
     config.eval.metric = "J&F-Mean"
     with pytest.raises(ValueError, match="config.eval.metric: protocol instances reports AP50, AP"):
         InstanceEvaluation(config).check_metric()
+    config.eval.videos = 7
+    with pytest.raises(ValueError, match="config.eval.videos: expected at most 6.*found 7"):
+        InstanceEvaluation(config)
+    config.eval.videos = 0
     config.data.classes = ("disc", "square")
     with pytest.raises(ValueError, match="config.data.classes: expected the 3 names .*found 2"):
         InstanceEvaluation(config)

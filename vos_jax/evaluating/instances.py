@@ -94,6 +94,11 @@ class InstanceEvaluation:
                 " kind coco, polygons or synthetic_instances"
             )
         count = config.eval.get("videos", 0)
+        if count > len(videos):
+            raise ValueError(
+                f"config.eval.videos: expected at most {len(videos)}, as many images as"
+                f" config.data.eval has (0: all), found {count}"
+            )
         self._videos = videos[:count] if count else videos
         self._names = tuple(config.data.classes)
         known = getattr(self._model, "classes", 0)
@@ -202,17 +207,24 @@ class InstanceEvaluation:
 
 @functools.lru_cache(maxsize=8)
 def finder(model: VOSModel) -> Callable[..., Instances]:
-    """The compiled function (variables, prepared frames [B, h, w, 3], size=(H, W)) -> objects."""
+    """The compiled function (variables, prepared frames [B, h, w, 3], size=(H, W)) -> objects.
 
-    @functools.partial(jax.jit, static_argnames="size")
-    def find(variables, inputs, *, size):
+    The network compiles once for each h and w; for each H and W the last step alone, for images
+    come in many sizes.
+    """
+
+    @jax.jit
+    def segment(variables, inputs):
         features = model.apply(variables, inputs, method=model.encode)
         slots = jnp.ones((len(inputs), model.traits.proposals), bool)
-        first = (features, size, None, slots)
-        _, prediction = model.apply(variables, *first, method=begin)
+        first = (features, inputs.shape[1:3], None, slots)
+        return model.apply(variables, *first, method=begin)[1]
+
+    @functools.partial(jax.jit, static_argnames="size")
+    def enlarge(variables, prediction, *, size):
         return model.apply(variables, prediction, size, method=model.instances)
 
-    return find
+    return lambda variables, inputs, size: enlarge(variables, segment(variables, inputs), size=size)
 
 
 def overlaps_of(found: np.ndarray, truths: np.ndarray, crowd: np.ndarray) -> np.ndarray:
