@@ -244,6 +244,8 @@ def eval_section() -> dict[str, Any]:
         # "propagation" joins where init.backbone is set; "background" and "whole_frame" are the
         # floors of systems without masks
         "floors": ("copy", "rgb"),
+        # name -> fields of inference: the same network, run otherwise, is scored beside
+        "beside": {},
         "overlay": True,
     }
 
