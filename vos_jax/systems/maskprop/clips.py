@@ -108,8 +108,28 @@ def carried_masks(branch: Branch, frames: Frame, reach: int) -> jax.Array:
     own = jnp.where(valid[..., None, None], frames.masks[:, reach], 0.0)
     if reach == 0:
         return own[:, :, None]
-    others = jnp.delete(frames.features, reach, axis=1, assume_unique_indices=True)
-    found = branch(frames.features[:, reach], own, valid, others)
+    found = branch(frames.features[:, reach], own, valid, _others(frames, reach))
+    return _in_order(found, own, reach) * frames.real[:, None, :, None, None]
+
+
+def carried_features(branch: Branch, frames: Frame, reach: int) -> jax.Array:
+    """The features of the centre's instances in all frames of a clip, float32 [B, D, R, h, w, C].
+
+    branch: `PropagationBranch.propagated`. The paper's figure 5.
+    """
+    features, masks = frames.features[:, reach], frames.masks[:, reach]
+    own = features[:, None] * masks[..., None]
+    if reach == 0:
+        return own[:, :, None]
+    return _in_order(branch(features, masks, _others(frames, reach)), own, reach)
+
+
+def _others(frames, reach):
+    """The features of all frames but the centre, [B, 2 T, h, w, C]."""
+    return jnp.concatenate([frames.features[:, :reach], frames.features[:, reach + 1 :]], axis=1)
+
+
+def _in_order(found, own, reach):
+    """[B, 2 T, D, ...] of the other frames and [B, D, ...] of the centre -> [B, D, R, ...]."""
     found = jnp.swapaxes(found, 1, 2)
-    masks = jnp.concatenate([found[:, :, :reach], own[:, :, None], found[:, :, reach:]], axis=2)
-    return masks * frames.real[:, None, :, None, None]
+    return jnp.concatenate([found[:, :, :reach], own[:, :, None], found[:, :, reach:]], axis=2)

@@ -1,4 +1,4 @@
-"""Masks for frames in which the detector missed an instance (`inference.fill_missing`).
+"""Masks for frames in which the detector missed an instance.
 
 In MaskProp an instance's mask is that of the detection with its id, and it has none where it was
 not detected. Clips around that frame may still have carried its mask there: their mean, where it is
