@@ -4,8 +4,8 @@ The algorithm is COCO's (metrics/average_precision.py), at the overlaps that the
 in the release of RSIS every object counts as a detection of each class, with the score it has for
 that class. A system without classes is scored as if all objects were of one.
 
-`results.json` holds the detections in COCO's form. Several processes share the images, and all get
-the scores.
+`results.json` holds the detections in COCO's form, with the annotation file's numbers of images and
+categories. Several processes share the images, and all get the scores.
 """
 
 import functools
@@ -162,24 +162,28 @@ class InstanceEvaluation:
         """Detections of an image, and how they overlap its objects, as JSON can hold it."""
         frame, source = video.frame(0), video.source
         inputs = jax.tree.map(lambda x: x[None], self._model.preprocess(frame))
-        found = finder(self._model)(variables, inputs, size=frame.shape[:2])
-        found = jax.tree.map(lambda x: x[0], jax.device_get(found))
-        masks, scores = found.masks[found.kept], found.scores[found.kept]
+        answer = finder(self._model)(variables, inputs, size=frame.shape[:2])
+        answer = jax.tree.map(lambda x: x[0], jax.device_get(answer))
+        masks, scores = answer.masks[answer.kept], answer.scores[answer.kept]
         categories = [self._class_of(source.categories[k - 1]) for k in source.classes]
         truths = np.array(categories, int) * source.valid[0]  # 0: not one of ours, or not seen
         places = _places(masks, scores, source.masks(0), truths, source.crowd)
+        # the numbers that the annotation file has; of classes that it does not know nothing is said
+        numbers = {ANY: 1} | dict(zip(source.categories, source.category_ids, strict=True))
         rles = encode(masks) if len(masks) else []
         detections = [
             {
                 "image_id": source.video_id,
-                "category_id": k + 1,
+                "category_id": numbers[name],
                 "segmentation": rle,
-                "score": float(row[k]),
+                "score": float(score),
             }
             for rle, row in zip(rles, scores, strict=True)
-            for k in range(len(self._names))
+            for name, score in zip(self._names, row, strict=True)
+            if name in numbers
         ]
-        return {"image_id": source.video_id, "detections": detections, "places": places}
+        found = {"image_id": source.video_id, "found": len(masks)}
+        return {**found, "detections": detections, "places": places}
 
     def _class_of(self, category: str) -> int:
         """1.. of the model's classes, or 0."""
@@ -253,8 +257,8 @@ def _scored(images: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Instan
     *classes, whole = places
     each = {name: _metrics([places]) for name, places in zip(names, classes, strict=True)}
     truths = sum(int((~place.crowd).sum()) for place in whole)
-    detections = sum(len(image["detections"]) for image in images) // len(names)
-    counts = {"images": len(images), "objects": truths, "found": detections}
+    found = sum(image["found"] for image in images)
+    counts = {"images": len(images), "objects": truths, "found": found}
     return InstanceResults(_metrics(classes), _metrics([whole]), each, counts)
 
 
