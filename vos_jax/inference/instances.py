@@ -72,7 +72,7 @@ class ModelLinker:
     def step(self, detected: Detected) -> list[Linked]:
         """The frames that are decided now."""
         if self._memory is None:
-            self._memory = self._programs.start(self._variables)
+            self._memory = self._programs.start(self._variables, detected.features)
         self._last = detected
         self._undecided.append(detected.size)
         return self._link(real=True)
@@ -169,8 +169,8 @@ def compiled(model: VISModel) -> Programs:
         features = model.apply(variables, inputs, method=model.encode)
         return features, model.apply(variables, features, method=model.detect)
 
-    def start(variables):
-        return model.apply(variables, 1, method=model.start)
+    def start(variables, features):
+        return model.apply(variables, features, method=model.start)
 
     def link(variables, memory, *frame):
         return model.apply(variables, memory, *frame, method=model.link)

@@ -4,7 +4,18 @@ Commands, benchmarks, error messages and tests read it. A system is added by a f
 `SYSTEM` and by a line here; a toy system of a test by `monkeypatch.setitem(SYSTEMS, ...)`.
 """
 
-from vos_jax.systems import agame, cfbi, cosnet, feelvos, mask_rcnn, masktrack_rcnn, rsis, rvos, stm
+from vos_jax.systems import (
+    agame,
+    cfbi,
+    cosnet,
+    feelvos,
+    mask_rcnn,
+    maskprop,
+    masktrack_rcnn,
+    rsis,
+    rvos,
+    stm,
+)
 from vos_jax.systems.base import System
 
 SYSTEMS: dict[str, System] = {
@@ -19,6 +30,7 @@ SYSTEMS: dict[str, System] = {
     "cosnet": cosnet.SYSTEM,
     "mask_rcnn": mask_rcnn.SYSTEM,
     "masktrack_rcnn": masktrack_rcnn.SYSTEM,
+    "maskprop": maskprop.SYSTEM,
 }
 
 

@@ -80,8 +80,11 @@ class VISModel(nn.Module):
         """The instances of each frame."""
         raise TypeError(f"{type(self).__name__} lacks detect")
 
-    def start(self, videos: int) -> Any:
-        """The memory before the first frame, a pytree of fixed shapes; what is unused is zero."""
+    def start(self, features: Any) -> Any:
+        """The memory before the first frame, a pytree of fixed shapes; what is unused is zero.
+
+        features: of any frame, for their shapes.
+        """
         raise TypeError(f"{type(self).__name__} lacks start")
 
     def link(

@@ -13,7 +13,7 @@ from tests.systems.maskprop import tiny_maskprop
 from tests.systems.maskprop.tiny_maskprop import CANVAS, SLOTS, batch
 from tests.tiny import quick_compilation
 from vos_jax.ops.clip_linking import link_clips
-from vos_jax.systems.maskprop.model import MaskProp, shares
+from vos_jax.systems.maskprop.model import shares
 from vos_jax.systems.vis_base import Detections, Inputs
 
 REACH = 2
@@ -61,7 +61,7 @@ def at(tree, t):
 def streamed(model, variables, features, detections):
     """What `link` gives, with a flush, and the memory after each frame."""
     link = jax.jit(functools.partial(model.apply, method="link"))
-    memory = model.apply(variables, 1, method="start")
+    memory = model.apply(variables, at(features, 0), method="start")
     count = len(detections.valid)
     given = [(at(features, t), at(detections, t), True) for t in range(count)]
     given += [(*given[-1][:2], False)] * model.delay
@@ -177,12 +177,7 @@ def test_losses_on_eight_devices_are_those_on_one():
     assert found["difference"] < 1e-4 * max(found["largest"], 1)
 
 
-def test_a_memory_without_a_canvas_and_other_choices_are_refused_by_name():
-    model, variables = system()
-    with pytest.raises(ValueError, match=r"config.inference.canvas: expected the \(height, width"):
-        model.clone(canvas=(0, 0)).apply(variables, 1, method="start")
-    memory = model.clone(canvas=(0, 0)).apply(variables, 1, CANVAS, method="start")
-    assert memory.frames.features.shape[2:4] == tuple(s // model.stride for s in CANVAS)
-    for field, name in (("stride", "model.stride"), ("linked_by", "inference.linked_by")):
-        with pytest.raises(ValueError, match=f"config.{name}: expected one of .*found 5"):
-            MaskProp(**{field: 5}).init(jax.random.key(0), None)
+@pytest.mark.parametrize("field", ["model.stride", "inference.linked_by"])
+def test_another_choice_is_refused_by_name(field):
+    with pytest.raises(ValueError, match=f"config.{field}: expected one of .*found 5"):
+        tiny_maskprop.tiny_maskprop(**{field.split(".")[1]: 5})

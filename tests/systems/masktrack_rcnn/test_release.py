@@ -11,6 +11,7 @@ import pytest
 from tests.fixtures import fixture, load_npz, load_spec, skip_where_trimmed
 from tests.systems.masktrack_rcnn.cases import CLOSE, released_model, released_variables
 from tests.tiny import quick_compilation
+from vos_jax.systems.mask_rcnn.model import Features
 from vos_jax.systems.masktrack_rcnn.association import comprehensive_scores
 
 FRAMES = range(5)
@@ -49,7 +50,10 @@ def walk(model, inputs, memory):
 def walked():
     """All frames; one compilation."""
     model, seen = released_model(), []
-    variables, memory = released_variables(load_spec("masktrack")["seed"]), model.start(1)
+    variables, memory = (
+        released_variables(load_spec("masktrack")["seed"]),
+        model.start(Features((), None, None, np.zeros((1, 2)), None)),
+    )
     step = jax.jit(functools.partial(model.apply, method=walk))
     with quick_compilation():
         for frame in case()["frames_rgb"]:

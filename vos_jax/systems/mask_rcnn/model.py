@@ -256,9 +256,9 @@ class MaskRCNN(VISModel):
         found = jax.vmap(of_image)(detections.masks, detections.boxes)
         return found & detections.valid[..., None, None]
 
-    def start(self, videos: int) -> jax.Array:
+    def start(self, features: Features) -> jax.Array:
         """The next identity of each video, int32 [B]."""
-        return jnp.zeros(videos, jnp.int32)
+        return jnp.zeros(len(features.size), jnp.int32)
 
     def link(
         self, memory: jax.Array, features: Features, detections: Detections, real: jax.Array

@@ -146,19 +146,11 @@ class MaskProp(MaskTrackRCNN):
         patches, flat = (x.reshape(-1, *x.shape[2:]) for x in (patches, logits))
         return self.refinement(patches, flat).reshape(*logits.shape[:2], side, side)
 
-    def start(
-        self, videos: int, canvas: tuple[int, int] | None = None
-    ) -> ClipMemory | association.Memory:
-        """The memory before the first frame; canvas: (height, width), where no field says it."""
+    def start(self, features: FramedFeatures) -> ClipMemory | association.Memory:
+        """As `VISModel.start`."""
         if self.linked_by == "track_head":
-            return super().start(videos)
-        canvas = self.canvas if any(self.canvas) else canvas
-        if canvas is None:
-            raise ValueError(
-                "config.inference.canvas: expected the (height, width) that all frames are placed"
-                " on, for MaskProp remembers features of that size; found (0, 0)"
-            )
-        grid = tuple(side // self.stride for side in canvas)
+            return super().start(features)
+        videos, grid = len(features.size), self._grid(features)
         slots, side = self.max_detections, self.refined_side or 2 * MASK_BINS
         frame = Frame(
             features=jnp.zeros((videos, *grid, self.branch_channels)),
@@ -197,8 +189,10 @@ class MaskProp(MaskTrackRCNN):
 
     def reduce(self, features: Features) -> jax.Array:
         """What is kept of frames, float32 [B, h, w, C]."""
-        grid = features.maps[STRIDES.index(self.stride)].shape[1:3]
-        return self.branch.reduce(features.maps[:LEVELS], grid)
+        return self.branch.reduce(features.maps[:LEVELS], self._grid(features))
+
+    def _grid(self, features: Features) -> tuple[int, int]:
+        return features.maps[STRIDES.index(self.stride)].shape[1:3]
 
     def on_grid(self, logits: jax.Array, boxes: jax.Array, grid: tuple[int, int]) -> jax.Array:
         """Each cell's share of masks: logits [B, D, m, m] in boxes on the canvas -> [B, D, h, w].

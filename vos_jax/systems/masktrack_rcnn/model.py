@@ -91,9 +91,9 @@ class MaskTrackRCNN(MaskRCNN):
         scores = match_scores(self.embed(features, rois), references, seen)
         return track_losses(scores, sampled, seen)
 
-    def start(self, videos: int) -> Memory:
+    def start(self, features: Features) -> Memory:
         """As `VISModel.start`."""
-        return empty_memory(videos, self.capacity, self.hidden)
+        return empty_memory(len(features.size), self.capacity, self.hidden)
 
     def link(
         self, memory: Memory, features: Features, detections: Detections, real: jax.Array
