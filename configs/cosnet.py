@@ -199,6 +199,9 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     )
     common.use_sources(config, train, test)
     config.eval.temporal = "none"  # it is a measure of DAVIS's sequences
+    config.eval.beside = ConfigDict(
+        {"alone": {"num_references": 0}, **{f"{n}_shown": {"num_references": n} for n in (1, 2)}}
+    )
     config.data.update({"crop": (96, 160), "scale": (1.0, 1.1), "contrast": False})
     config.data.groups = ((0, 1),)
     config.data.alternate.flip = 0.5

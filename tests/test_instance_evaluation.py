@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from tests.data.test_still_instances import coco
 from vos_jax.configs.rvos import get_config
 from vos_jax.data.sources import open_sources
 from vos_jax.evaluating import instances
@@ -88,6 +89,10 @@ def test_what_cannot_be_scored_is_named(config):
     config.eval.metric = "J&F-Mean"
     with pytest.raises(ValueError, match="config.eval.metric: protocol instances reports AP50, AP"):
         InstanceEvaluation(config).check_metric()
+    config.eval.videos = 7
+    with pytest.raises(ValueError, match="config.eval.videos: expected at most 6.*found 7"):
+        InstanceEvaluation(config)
+    config.eval.videos = 0
     config.data.classes = ("disc", "square")
     with pytest.raises(ValueError, match="config.data.classes: expected the 3 names .*found 2"):
         InstanceEvaluation(config)
@@ -110,3 +115,23 @@ def test_systems_without_classes_are_scored_as_if_there_were_one(tmp_path, monke
     results = InstanceEvaluation(config).run({}, tmp_path, write_masks=False)
     assert results.metrics["model"]["AP80"] == 1 and list(results.per_class) == ["object"]
     assert not (tmp_path / "results.json").exists()
+
+
+def test_results_have_the_numbers_of_the_annotation_file(tmp_path, monkeypatch):
+    config = get_config("rsis_quick")
+    config.data.eval = {"coco": {"kind": "coco", "dir": str(coco(tmp_path)), "split": "val"}}
+    config.data.classes, config.model.classes = ("zebra", "dog", "cat"), 4  # the file: cat, dog
+    scores = np.eye(4, 3, k=1, dtype=np.float32)[None]  # a dog, then a cat
+
+    def find(variables, inputs, *, size):
+        masks, boxes = np.ones((1, 4, *size), bool), np.zeros((1, 4, 4), np.float32)
+        return Instances(masks, scores, boxes, np.array([[True, True, False, False]]))
+
+    monkeypatch.setattr(instances, "finder", lambda model: find)
+    results = InstanceEvaluation(config).run({}, tmp_path / "out")
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    named = {(x["image_id"], x["category_id"]) for x in found if x["score"] > 0}
+    assert named == {(12, 7), (12, 3), (40, 7), (40, 3)}
+    assert {x["category_id"] for x in found} == {7, 3}
+    assert results.counts == {"images": 2, "objects": 1, "found": 4}  # a crowd is none
+    assert results.per_class["zebra"]["AP50"] == -1

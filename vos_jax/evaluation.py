@@ -39,7 +39,7 @@ from vos_jax.evaluating.plan import batches, in_order, on_every_process, share
 from vos_jax.evaluating.walk import walk
 from vos_jax.files import write_whole
 from vos_jax.inference.overlay import OverlayWriter
-from vos_jax.inference.setup import build_inference
+from vos_jax.inference.setup import Inference, build_inference
 from vos_jax.inference.writers import MaskWriter, Writer
 from vos_jax.metrics import tables
 from vos_jax.metrics.protocols import PROTOCOLS, Protocol, get_protocol
@@ -173,6 +173,7 @@ class Evaluation:
         self.protocol = _protocol(config.eval)
         self._config = config
         self._inference = build_inference(config)
+        self._beside = _beside(config)
         videos = evaluation_videos(open_sources(config.data, "eval"))
         self._videos, self._settings = _subset(videos, config.eval.get("videos", 0))
         named = {name for video in self._videos for name in video.categories or ()}
@@ -209,11 +210,15 @@ class Evaluation:
         floor_scores, and found there by the next evaluation.
         """
         unguided = goes_without_masks(self._inference, self.protocol)
+        beside = {
+            name: segmenters(inference, variables, unguided)
+            for name, inference in self._beside.items()
+        }
         floors = {name: floor.method for name, floor in self._floors.items()}
         identities = {name: floor.identity for name, floor in self._floors.items()}
         folder = epath.Path(out_dir).parent / FLOOR_SCORES
         results = evaluate(
-            {MODEL: segmenters(self._inference, variables, unguided), **floors},
+            {MODEL: segmenters(self._inference, variables, unguided), **beside, **floors},
             self._videos,
             protocol=self.protocol,
             out_dir=out_dir,
@@ -226,6 +231,20 @@ class Evaluation:
         if jax.process_index() == 0:
             print(results.report())
         return results
+
+
+def _beside(config: ConfigDict) -> dict[str, Inference]:
+    """The same network run otherwise, by name: what config.eval.beside says."""
+    found = {}
+    for name, fields in config.eval.get("beside", {}).items():
+        if name in (MODEL, *FLOORS):
+            raise ValueError(
+                f"config.eval.beside.{name}: expected another name than those of the model and its"
+                f" floors, {', '.join((MODEL, *FLOORS))}"
+            )
+        inference = {**config.inference, **fields}
+        found[name] = build_inference({**config, "inference": inference})
+    return found
 
 
 def _subset(videos: Sequence[Video], count: int) -> tuple[Sequence[Video], dict[str, str]]:

@@ -85,7 +85,8 @@ def run_training(config: ConfigDict, workdir: str, evaluated: bool = True) -> di
 
 def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, Any]]]:
     """Function of the first example -> this process's batches from there on."""
-    if config.train.slot_buckets and jax.process_count() > 1:
+    bucketed = config.train.get("slot_buckets", False)  # of label maps alone
+    if bucketed and jax.process_count() > 1:
         raise ValueError(
             "config.train.slot_buckets: expected False with several processes, each of which sees"
             f" only its own clips of a batch, found True with {jax.process_count()}"
@@ -103,7 +104,7 @@ def training_batches(config: ConfigDict) -> Callable[[int], Iterator[dict[str, A
             processes=config.data.processes,
             transport=config.data.transport,
         )
-        return in_buckets(whole) if config.train.slot_buckets else whole
+        return in_buckets(whole) if bucketed else whole
 
     return from_example
 

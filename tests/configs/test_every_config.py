@@ -5,13 +5,23 @@ import importlib
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from vos_jax.data.stages import training_examples
 from vos_jax.inference.setup import build_inference
+from vos_jax.inference.vis_setup import build_vis_inference
 from vos_jax.presets import common
+from vos_jax.presets.checks import check_config
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS, systems_of
+from vos_jax.tasks import task_of
 from vos_jax.train.optim import build_schedule, check_patterns
+
+
+def task(file):
+    """Of the system that a file of configs is named for."""
+    return SYSTEMS[file].task
+
 
 FILES = sorted(Path(__file__).parents[2].glob("configs/[!_]*.py"))
 MODULES = {file.stem: importlib.import_module(f"vos_jax.configs.{file.stem}") for file in FILES}
@@ -42,11 +52,20 @@ def test_every_system_has_a_config_of_its_name_whose_default_is_quick():
 
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
-def test_every_preset_runs_as_a_model_with_clips_and_a_schedule(name, preset):
+def test_every_preset_runs_as_a_model_with_a_schedule(name, preset):
     config = MODULES[name].get_config(preset)
-    build_inference(config)
+    check_config(config)
+    build = {"vos": build_inference, "vis": build_vis_inference}
+    if "propagation" in config.inference:
+        config.inference.propagation = "the user's own"  # a checkpoint that one preset asks for
+    build[SYSTEMS[config.model.name].task](config)
     rate = build_schedule(config.optim)(config.train.steps // 2)
     assert 0 < rate <= config.optim.learning_rate
+
+
+@pytest.mark.parametrize(("name", "preset"), [x for x in PRESETS if task(x[0]) == "vos"])
+def test_every_preset_of_label_maps_has_clips(name, preset):
+    config = MODULES[name].get_config(preset)
     common.use_synthetic(config)
     for stage in ("pretrain", "alternate"):
         if "train" in config.data[stage]:
@@ -56,6 +75,17 @@ def test_every_preset_runs_as_a_model_with_clips_and_a_schedule(name, preset):
     assert sorted(sum(config.data.groups, ())) == list(range(frames))
 
 
+@pytest.mark.parametrize(("name", "preset"), [x for x in PRESETS if task(x[0]) == "vis"])
+def test_every_preset_of_instances_has_examples_that_its_canvas_fits(name, preset):
+    config = MODULES[name].get_config(preset)
+    synthetic = {"synthetic": {"kind": "synthetic_vis", "split": "train"}}
+    config.data.train = ConfigDict(synthetic)
+    columns = task_of(config).examples(config).columns()
+    assert len(columns["frames"]) == config.data.clip.frames
+    assert all(side % 32 == 0 for side in config.data.crop)
+    assert max(config.inference.image_scale) == max(config.data.sides)
+
+
 @pytest.mark.parametrize(("name", "preset"), PRESETS)
 def test_every_preset_has_every_key_of_the_shared_sections_and_no_other(name, preset):
     config = MODULES[name].get_config(preset)
@@ -63,7 +93,7 @@ def test_every_preset_has_every_key_of_the_shared_sections_and_no_other(name, pr
     assert config.keys() == shared.keys()
     for section in ("data", "train", "optim", "eval", "mesh", "log", "init", "loss"):
         assert config[section].keys() == shared[section].keys(), section
-    for part in ("clip", "warp", "balance"):
+    for part in {"clip", "warp", "balance"} & set(shared.data):
         assert config.data[part].keys() == shared.data[part].keys(), part
     assert config.model.keys() == shared.model.keys()
     assert set(config.inference) >= set(shared.inference)

@@ -123,3 +123,24 @@ def test_unknown_depth_and_output_stride_are_refused(fields):
     (name, value) = next(iter(fields.items()))
     with pytest.raises(ValueError, match=f"{name}: expected .* found {value}"):
         _shapes(ResNet(**fields))
+
+
+def test_groups_and_their_width_are_those_of_resnext():
+    """torchvision's resnext101_64x4d has 83,455,272 parameters, 2,049,000 in its classifier."""
+    params = _shapes(ResNet(depth=101, groups=64, group_width=4))["params"]
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 83_455_272 - 2_049_000
+    with pytest.raises(ValueError, match="ResNet-18 has no bottlenecks"):
+        _shapes(ResNet(depth=18, groups=2))
+
+
+def test_epsilon_reaches_every_norm(x):
+    model, small = ResNet(depth=18, layers=1, epsilon=1.0), x[:, :17, :17]
+    variables = model.init(jax.random.key(0), small)
+
+    def raised(path, leaf):  # a variance of 1 with an epsilon of 1 is one of 2 without
+        return leaf + 1 if path[-1].key == "var" else leaf
+
+    other = jax.tree_util.tree_map_with_path(raised, variables)
+    without = ResNet(depth=18, layers=1, epsilon=0.0)
+    found, expected = model.apply(variables, small)[0], without.apply(other, small)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-5)

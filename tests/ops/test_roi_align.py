@@ -11,6 +11,7 @@ import pytest
 from tests.accelerator import lowered
 from tests.fixtures import load_npz
 from vos_jax.ops.boxes import ALIGNED, LEGACY, MODERN
+from vos_jax.ops.platforms import BYTES
 from vos_jax.ops.roi_align import _gathered, _multiplied, level_of, roi_align, roi_align_levels
 
 CONVENTIONS = {"aligned1": ALIGNED, "aligned0": MODERN, "legacy": LEGACY}
@@ -76,7 +77,10 @@ def test_each_level_by_itself_agrees():
         np.testing.assert_allclose(found[levels == level], own[levels == level], atol=1e-5)
 
 
-def test_both_forms_agree_with_their_gradients():
+@pytest.mark.parametrize("boxes_at_once", [30, 7])
+def test_both_forms_agree_with_their_gradients(boxes_at_once, monkeypatch):
+    widest = 4 * 3 * 24 * 3
+    monkeypatch.setitem(BYTES, "tpu", boxes_at_once * widest)
     rng = np.random.default_rng(1)
     maps, _, levels = pyramid(rng)
     count = len(levels)

@@ -5,9 +5,9 @@ first training stage of STM (Oh et al., ICCV 2019, sec. 3.4), and vary videos in
 are the config's; the paper names the operations but not their ranges.
 
 The release of RSIS and RVOS (dataloader/transforms of imatge-upc/rvos) has an affine map of its own
-form: `released_map`, nearest neighbours, the border goes on outside of the frame. Ours samples
-bilinearly, fills with grey and void, and shears and zooms about other axes. `Warp.released` is that
-form, but for one thing: it is drawn before a frame is normalised, the release's after.
+form: `released_map`, nearest neighbours for pictures, too, and the border goes on outside of the
+frame. Ours samples pictures bilinearly, fills with grey and void, and shears and zooms about other
+axes. `Warp.released` is the release's form.
 """
 
 from collections.abc import Sequence

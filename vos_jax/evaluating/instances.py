@@ -4,8 +4,8 @@ The algorithm is COCO's (metrics/average_precision.py), at the overlaps that the
 in the release of RSIS every object counts as a detection of each class, with the score it has for
 that class. A system without classes is scored as if all objects were of one.
 
-`results.json` holds the detections in COCO's form. Several processes share the images, and all get
-the scores.
+`results.json` holds the detections in COCO's form, with the annotation file's numbers of images and
+categories. Several processes share the images, and all get the scores.
 """
 
 import functools
@@ -94,6 +94,11 @@ class InstanceEvaluation:
                 " kind coco, polygons or synthetic_instances"
             )
         count = config.eval.get("videos", 0)
+        if count > len(videos):
+            raise ValueError(
+                f"config.eval.videos: expected at most {len(videos)}, as many images as"
+                f" config.data.eval has (0: all), found {count}"
+            )
         self._videos = videos[:count] if count else videos
         self._names = tuple(config.data.classes)
         known = getattr(self._model, "classes", 0)
@@ -157,24 +162,28 @@ class InstanceEvaluation:
         """Detections of an image, and how they overlap its objects, as JSON can hold it."""
         frame, source = video.frame(0), video.source
         inputs = jax.tree.map(lambda x: x[None], self._model.preprocess(frame))
-        found = finder(self._model)(variables, inputs, size=frame.shape[:2])
-        found = jax.tree.map(lambda x: x[0], jax.device_get(found))
-        masks, scores = found.masks[found.kept], found.scores[found.kept]
+        answer = finder(self._model)(variables, inputs, size=frame.shape[:2])
+        answer = jax.tree.map(lambda x: x[0], jax.device_get(answer))
+        masks, scores = answer.masks[answer.kept], answer.scores[answer.kept]
         categories = [self._class_of(source.categories[k - 1]) for k in source.classes]
         truths = np.array(categories, int) * source.valid[0]  # 0: not one of ours, or not seen
         places = _places(masks, scores, source.masks(0), truths, source.crowd)
+        # the numbers that the annotation file has; of classes that it does not know nothing is said
+        numbers = {ANY: 1} | dict(zip(source.categories, source.category_ids, strict=True))
         rles = encode(masks) if len(masks) else []
         detections = [
             {
                 "image_id": source.video_id,
-                "category_id": k + 1,
+                "category_id": numbers[name],
                 "segmentation": rle,
-                "score": float(row[k]),
+                "score": float(score),
             }
             for rle, row in zip(rles, scores, strict=True)
-            for k in range(len(self._names))
+            for name, score in zip(self._names, row, strict=True)
+            if name in numbers
         ]
-        return {"image_id": source.video_id, "detections": detections, "places": places}
+        found = {"image_id": source.video_id, "found": len(masks)}
+        return {**found, "detections": detections, "places": places}
 
     def _class_of(self, category: str) -> int:
         """1.. of the model's classes, or 0."""
@@ -202,17 +211,24 @@ class InstanceEvaluation:
 
 @functools.lru_cache(maxsize=8)
 def finder(model: VOSModel) -> Callable[..., Instances]:
-    """The compiled function (variables, prepared frames [B, h, w, 3], size=(H, W)) -> objects."""
+    """The compiled function (variables, prepared frames [B, h, w, 3], size=(H, W)) -> objects.
 
-    @functools.partial(jax.jit, static_argnames="size")
-    def find(variables, inputs, *, size):
+    The network compiles once for each h and w; for each H and W the last step alone, for images
+    come in many sizes.
+    """
+
+    @jax.jit
+    def segment(variables, inputs):
         features = model.apply(variables, inputs, method=model.encode)
         slots = jnp.ones((len(inputs), model.traits.proposals), bool)
-        first = (features, size, None, slots)
-        _, prediction = model.apply(variables, *first, method=begin)
+        first = (features, inputs.shape[1:3], None, slots)
+        return model.apply(variables, *first, method=begin)[1]
+
+    @functools.partial(jax.jit, static_argnames="size")
+    def enlarge(variables, prediction, *, size):
         return model.apply(variables, prediction, size, method=model.instances)
 
-    return find
+    return lambda variables, inputs, size: enlarge(variables, segment(variables, inputs), size=size)
 
 
 def overlaps_of(found: np.ndarray, truths: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -241,8 +257,8 @@ def _scored(images: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Instan
     *classes, whole = places
     each = {name: _metrics([places]) for name, places in zip(names, classes, strict=True)}
     truths = sum(int((~place.crowd).sum()) for place in whole)
-    detections = sum(len(image["detections"]) for image in images) // len(names)
-    counts = {"images": len(images), "objects": truths, "found": detections}
+    found = sum(image["found"] for image in images)
+    counts = {"images": len(images), "objects": truths, "found": found}
     return InstanceResults(_metrics(classes), _metrics([whole]), each, counts)
 
 

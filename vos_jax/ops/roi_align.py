@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from vos_jax.ops.boxes import Geometry, areas
+from vos_jax.ops.platforms import BYTES
 
 Maps = Sequence[jax.Array]
 
@@ -152,17 +153,29 @@ def _terms(start, length, bins, cells, sampling):
 
 
 def _multiplied(maps, levels, start, length, *, bins, sampling):
-    """[R, p, q, C] by products of weights with every level."""
-    total = 0.0
-    for level, x in enumerate(maps):
-        down, across = (
-            axis_weights(start[:, axis], length[:, axis], bins[axis], x.shape[axis], sampling)
-            for axis in (0, 1)
-        )
-        down = down * (levels == level)[:, None, None]
-        rows = jnp.einsum("rph,hwc->rpwc", down, x, precision=lax.Precision.HIGHEST)
-        total += jnp.einsum("rpwc,rqw->rpqc", rows, across, precision=lax.Precision.HIGHEST)
-    return total
+    """[R, p, q, C] by products of weights with every level; as many boxes at a time as fit."""
+
+    def of_box(box):
+        level, start, length = box
+        total = 0.0
+        for i, x in enumerate(maps):
+            down, across = (
+                axis_weights(
+                    start[None, axis], length[None, axis], bins[axis], x.shape[axis], sampling
+                )[0]
+                for axis in (0, 1)
+            )
+            down = down * (level == i)
+            rows = jnp.einsum("ph,hwc->pwc", down, x, precision=lax.Precision.HIGHEST)
+            total += jnp.einsum("pwc,qw->pqc", rows, across, precision=lax.Precision.HIGHEST)
+        return total
+
+    widest = max(4 * bins[0] * x.shape[1] * x.shape[2] for x in maps)
+    at_once = max(BYTES["tpu"] // widest, 1)
+    boxes = (levels, start, length)
+    if len(levels) <= at_once:
+        return jax.vmap(of_box)(boxes)
+    return lax.map(jax.checkpoint(of_box), boxes, batch_size=at_once)
 
 
 def axis_weights(

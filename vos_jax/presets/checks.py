@@ -16,7 +16,6 @@ from vos_jax.data.example import TRANSPORTS
 from vos_jax.data.instance_examples import CHOICES
 from vos_jax.data.objects import RULES as RULES_OF_OBJECTS
 from vos_jax.data.sampling import CHOOSERS
-from vos_jax.inference.tracks import AGGREGATES
 from vos_jax.metrics.protocols import INSTANCES, PROTOCOLS, TEMPORAL
 from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.build import build_model, model_fields
@@ -208,7 +207,6 @@ RULES = {
     "eval.overlay": SWITCH,
     "eval.linkers": several(TEXT),
     "inference.linker": TEXT,
-    "inference.aggregate": one_of(*AGGREGATES),
     "inference.propagation": TEXT,
     "inference.slots": whole(0, 254),
     "inference.scales": several(number(0, 100, above=True), least=1),
@@ -265,6 +263,7 @@ FIELDS = {
     "class_from": whole(),
     "stop_from": whole(),
     "min_pixels": whole(),
+    "num_references": whole(0, 1000),
     "max_long_edge": whole(0, SIDE),
     "windows": either(TEXT, several(several(whole(0, 1024), least=1), least=1)),
 }

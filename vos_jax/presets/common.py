@@ -237,13 +237,15 @@ def eval_section() -> dict[str, Any]:
     return {
         "every": 10_000,  # steps; 0: at the end alone
         "videos": 0,  # the first so many by name; 0: all
-        "protocol": "davis2017",  # of metrics/protocols.py
+        "protocol": "davis2017",  # of metrics/protocols.py; "instances": objects of images
         "temporal": "none",  # davis2016: "official" measures T, too, in its sequences; or "all"
         "seen": "",  # youtube-vos: file with the names of the seen categories
         "metric": "J&F-Mean",  # the best checkpoint's
         # "propagation" joins where init.backbone is set; "background" and "whole_frame" are the
         # floors of systems without masks
         "floors": ("copy", "rgb"),
+        # name -> fields of inference: the same network, run otherwise, is scored beside
+        "beside": {},
         "overlay": True,
     }
 

@@ -59,7 +59,6 @@ class VISModel(nn.Module):
 
     Attributes:
         delay: how many frames `link` lags behind.
-        geometry: see ops.boxes; here because pasting a mask into its frame depends on it.
     """
 
     delay = 0

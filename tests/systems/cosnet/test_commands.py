@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from flax import traverse_util
+from ml_collections import ConfigDict
 from PIL import Image
 
 import vos_jax
@@ -12,6 +13,7 @@ from vos_jax import convert, segment
 from vos_jax.checkpoint_folder import export_variables
 from vos_jax.data.masks import read_mask
 from vos_jax.data.synthetic_salient import salient_videos
+from vos_jax.evaluation import Evaluation
 from vos_jax.inference.setup import build_inference
 from vos_jax.systems.cosnet.official import source
 
@@ -58,6 +60,21 @@ def test_segment_shows_the_references_first_and_refines_where_the_config_says_so
             np.testing.assert_allclose(maps["probabilities"], found, atol=1e-5)
             np.testing.assert_array_equal(labels, found.argmax(axis=0))
     assert segmenter.ids == [1]
+
+
+def test_the_same_network_with_fewer_references_is_scored_beside_it(tmp_path):
+    config = tiny.get_config("cosnet")
+    assert config.eval.beside.alone.num_references == 0
+    config.inference.update(SHOWN)
+    config.data.eval.synthetic.videos = 1
+    config.eval.beside = ConfigDict({"alone": {"num_references": 0}})
+    _, variables = tiny_system("cosnet", attention="symmetric", gate_bias=True)
+    found = Evaluation(config).run(variables, tmp_path / "results", write_masks=False).metrics
+    assert list(found) == ["model", "alone", "background", "whole_frame"]
+    assert found["model"]["J-Mean"] != found["alone"]["J-Mean"]
+    config.eval.beside = ConfigDict({"whole_frame": {"num_references": 0}})
+    with pytest.raises(ValueError, match="eval.beside.whole_frame: expected another name"):
+        Evaluation(config)
 
 
 def test_a_converted_file_runs_under_paper_with_no_further_flag(video, tmp_path):

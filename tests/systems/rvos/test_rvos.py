@@ -12,8 +12,8 @@ from tests.systems.promises import CLOSE, assert_same, only, roll, stream, three
 from tests.tiny import quick_compilation, tiny_system
 from vos_jax.inference.rollout import rollout
 from vos_jax.inference.streaming import VideoSegmenter
+from vos_jax.nn import object_decoder
 from vos_jax.systems.base import one_hot
-from vos_jax.systems.rvos import decoder
 from vos_jax.systems.rvos.model import RVOS
 
 PROPOSALS = 4
@@ -51,13 +51,13 @@ def run(model, variables, frames, masks, **options):
 def test_only_slots_with_an_object_are_decoded(one_shot, clip, monkeypatch):
     """The number of ConvLSTM steps follows the objects, not the slots."""
     model, variables = one_shot
-    update, steps = decoder.lstm_update, []
+    update, steps = object_decoder.lstm_update, []
 
     def counted(gates, cell):
         jax.debug.callback(lambda: steps.append(1))
         return update(gates, cell)
 
-    monkeypatch.setattr(decoder, "lstm_update", counted)
+    monkeypatch.setattr(object_decoder, "lstm_update", counted)
     frames, masks = clip
     inputs = frames[None, :2]
     for objects in (1, 2):

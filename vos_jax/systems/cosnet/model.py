@@ -213,7 +213,7 @@ class COSNet(VOSModel):
         counts = memory_bank.readable(memory.bank, self.rule)[:, 0]
         references = _references(memory, features)
         query, keys = self.affinity.query(features.embedding), self.affinity.keys(references)
-        found = self.read(query, keys, references, counts)
+        found = self.read(query, keys, references, counts, legacy=self.legacy_double_softmax)
         if self.fusion == "attention":
             share = counts / jnp.maximum(counts.sum(axis=1, keepdims=True), 1)
             found = (found * share[..., None, None, None]).sum(axis=1, keepdims=True)
@@ -278,7 +278,9 @@ class COSNet(VOSModel):
             return Prediction(features.logits[:, None], counts, pair, features.size)
         references = reference[:, None]
         query, keys = self.affinity.query(embedding), self.affinity.keys(references)
-        maps = self.head(self.read(query, keys, references, counts), embedding, train)
+        found = self.read(query, keys, references, counts, legacy=self.legacy_double_softmax)
+        maps = self.head(found, embedding, train)
+        # this direction never had the double softmax
         query, keys = self.affinity.turned(reference, embedding)
         turned = self.read(query, keys, embedding[:, None], counts)
         of_reference = self.reference_head(turned, reference, train)[:, 0]
@@ -286,7 +288,12 @@ class COSNet(VOSModel):
         return Prediction(maps, counts, Pair(of_reference, encoder, penalty), features.size)
 
     def read(
-        self, query: jax.Array, keys: jax.Array, values: jax.Array, counts: jax.Array
+        self,
+        query: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        counts: jax.Array,
+        legacy: bool = False,
     ) -> jax.Array:
         """Gated summaries float32 [B, M, h, w, C] of references [B, R, h, w, C]."""
         found = summaries(
@@ -295,7 +302,7 @@ class COSNet(VOSModel):
             values,
             counts,
             joint=self.fusion == "joint",
-            legacy=self.legacy_double_softmax,
+            legacy=legacy,
             precision=self.precision,
             kernel_bytes=self.kernel_bytes,
         )

@@ -20,14 +20,19 @@ COARSEST = 32  # sides of a canvas are multiples of the stride of the backbone's
 
 
 def scaled_size(
-    size: tuple[int, int], image_scale: tuple[int, int], geometry: Geometry
+    size: tuple[int, int],
+    image_scale: tuple[int, int],
+    canvas: tuple[int, int],
+    geometry: Geometry,
 ) -> tuple[tuple[int, int], tuple[float, float]]:
     """Size of a frame that fits into image_scale (long, short) side, and what boxes grow by (y, x).
 
-    The releases differ in the last: mmdet's is the factor itself, torchvision's the ratio of sides.
+    It fits into the canvas (height, width) as well, unless that is (0, 0). The releases differ in
+    what boxes grow by: mmdet's is the factor itself, torchvision's the ratio of sides.
     """
     real = float if geometry.inclusive else np.float32  # as the releases compute it
-    sides = zip(sorted(image_scale), sorted(size), strict=True)
+    sides = [*zip(sorted(image_scale), sorted(size), strict=True)]
+    sides += zip(canvas, size, strict=True) if any(canvas) else []
     factor = float(min(real(most) / real(side) for most, side in sides))
     if geometry.inclusive:
         return tuple(int(side * factor + 0.5) for side in size), (factor, factor)
@@ -43,13 +48,14 @@ def prepare(
 ) -> Inputs:
     """One frame, uint8 [H, W, 3] RGB, on the host.
 
-    image_scale: (long, short) sides that the frame must fit into; (0, 0) leaves it as it is.
-    canvas: (height, width), multiples of 32; (0, 0): as small as the scaled frame allows.
-    ValueError where the scaled frame does not fit the canvas, or that is no multiple of 32.
+    image_scale: (long, short) sides that the frame is to fit into; (0, 0) leaves it as it is.
+    canvas: (height, width), multiples of 32, that a scaled frame is to fit into, too; (0, 0): as
+    small as the frame allows.
+    ValueError where a frame as it is does not fit the canvas, or that is no multiple of 32.
     """
     size, scale = frame.shape[:2], (1.0, 1.0)
     if any(image_scale):
-        size, scale = scaled_size(size, image_scale, geometry)
+        size, scale = scaled_size(size, image_scale, canvas, geometry)
     if geometry.inclusive:
         scaled = _normalise(_resize(frame, size))
     else:

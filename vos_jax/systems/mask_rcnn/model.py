@@ -214,7 +214,7 @@ class MaskRCNN(VISModel):
     ) -> tuple[dict[str, jax.Array], Sampled, jax.Array]:
         """The losses by name, the boxes that were sampled, and where they are, [B, R, 4]."""
         boxes, valid = batch["boxes"][:, 0], batch["valid"][:, 0]
-        keys = jax.random.split(key, 2 * len(boxes)).reshape(2, -1)
+        keys = [jax.random.split(half, len(boxes)) for half in jax.random.split(key)]
         truth, geometry = (boxes, valid), self.convention
         anchors = np.concatenate(self.anchors(features))
         sampled = sample_anchors(

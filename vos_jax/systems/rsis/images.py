@@ -58,8 +58,7 @@ class ObjectsOfImages(VOSModel):
 
     proposals: int = 10  # slots
     threshold: float = 0.5  # an object is what has this probability of being one
-    # its mask is to have this share of the frame's pixels
-    min_share: float = 0.0
+    min_share: float = 0.0  # of the frame's pixels that its mask is to have
     size: tuple[int, int] = (256, 256)  # of frames for the network; (0, 0): as they are
     scale: float = 1.0  # of the frame after that, see systems.views
 
@@ -82,7 +81,7 @@ class ObjectsOfImages(VOSModel):
         return 1
 
     def slots(self, train: bool) -> int:
-        """S."""
+        """How many slots there are, S."""
         return self.proposals
 
     def preprocess(self, frame: np.ndarray) -> np.ndarray:

@@ -18,7 +18,9 @@ for one slot more, where a frame has fewer objects than there are slots.
 
 Deviations: stages and the curriculum of the release (two objects at first, one more whenever the
 validation loss stalls) go by steps here, for a run that was interrupted is to go on as if it had
-not been. What else is particular to single frames is said in images.py.
+not been. Masks that overlap are learnt as label maps show them, the smaller one on top
+(data/painted.py); they are scored as they are. The release's other ways to join a skip connection
+than side by side are not here. What else is particular to single frames is said in images.py.
 
 Glossary: as in images.py.
 """
