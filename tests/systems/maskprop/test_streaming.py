@@ -8,9 +8,11 @@ import pytest
 
 from tests.systems.maskprop import tiny_maskprop
 from tests.tiny import quick_compilation
-from vos_jax.data.rle import decode
+from vos_jax.data.rle import decode, encode
 from vos_jax.inference.gaps import FillingLinker
 from vos_jax.inference.instances import InstanceSegmenter, compiled
+from vos_jax.inference.linking.base import Found, Linked
+from vos_jax.inference.tracks import Tracks
 from vos_jax.inference.vis_setup import VISInference, check_linkers
 from vos_jax.systems.mask_rcnn.model import MaskRCNN
 
@@ -108,3 +110,23 @@ def test_masks_of_results_are_those_of_the_mask_head():
         one = InstanceSegmenter(model.clone(reach=0), variables)
         linked = one.step(frames(1)[0])[0]
     assert decode(linked.found.rles, (64, 64)).any()
+
+
+def test_a_filled_mask_is_in_the_track_and_not_in_its_score_or_class():
+    tracks = Tracks("mean")
+    mask, other = encode(np.eye(4, dtype=bool)[None].repeat(2, axis=0)), np.ones((1, 4, 4), bool)
+    for score, filled in ((0.8, {}), (None, {0: encode(other)[0]}), (0.4, {})):
+        seen = score is not None
+        found = Found(
+            boxes=np.zeros((seen, 4), np.float32),
+            scores=np.full(seen, score, np.float32),
+            classes=np.ones(seen, np.int32),
+            rles=mask[:seen],
+            size=(4, 4),
+            probabilities=np.float32([[0.1, score or 0, 0.1]] * seen).reshape(seen, 3),
+        )
+        tracks.add([Linked(found, np.zeros(seen, int), filled)])
+    (track,) = tracks.tracks()
+    assert [rle is not None for rle in track.rles] == [True] * 3
+    assert decode(track.rles[1:2], (4, 4)).all()
+    assert track.score == pytest.approx(0.6) and track.category_id == 1
