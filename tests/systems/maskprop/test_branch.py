@@ -91,6 +91,34 @@ def test_masks_match_the_equations(over, name):
     np.testing.assert_allclose(found[0, 0], golden[name], atol=1e-5)
 
 
+def test_its_convolution_matches_torchvision_with_gradients():
+    """A predictor of each channel alone, without masks and without the other frame."""
+    golden = load_npz("detection_ops", "deform_conv")
+    names = ("x", "offset", "weight", "bias", "out", "grad_out", "grad_x", "grad_offset")
+    arrays = [np.moveaxis(golden[f"v1_1x1/{name}"], 1, -1) for name in names if name != "bias"]
+    x, offset, _, out, grad_out, *gradients = arrays
+    weight, grad_weight = (
+        golden[f"v1_1x1/{name}"].transpose(2, 3, 1, 0) for name in ("weight", "grad_weight")
+    )
+    module = PropagationBranch(channels=3, kernel=1, offset_channels=3)
+    params = variables(module, x.shape[1:3], 3)["params"]
+    params = {**params, "bias": golden["v1_1x1/bias"], "b": np.float32(0)}
+
+    def loss(x, offset, weight):
+        def channel(w):
+            own = {"params": {**params, "weight": weight, "w": w}}
+            arrays = x, jnp.ones((len(x), 1, *x.shape[1:3])), jnp.zeros_like(x)[:, None]
+            return module.apply(own, *arrays, offset[:, None], method="logits")[:, 0, 0]
+
+        found = jax.vmap(channel, out_axes=-1)(jnp.eye(3))
+        return (found * grad_out).sum(), found
+
+    found = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(x, offset, weight)
+    expected = (*gradients, grad_weight), out
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
 def test_the_loss_and_its_gradient_match_the_equations():
     golden = load_npz("maskprop_equations", "case_a")
     found, truth = (golden[name][None, None] for name in ("siou_a", "siou_b"))
