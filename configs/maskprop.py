@@ -38,7 +38,7 @@ from vos_jax.presets import common, vis
 
 REACHES = (0, 1, 2, 3, 6)
 LINKERS = {
-    "ablation_track_head": {"linked_by": "track_head"},
+    "ablation_track_head": {"linker": "track_head"},
     "ablation_flow": {"linker": "flow"},
     "ablation_deepsort": {"linker": "deepsort"},
     "ablation_feelvos": {"linker": "propagation"},
@@ -154,4 +154,4 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     )
     config.data.clip.reach = 3
     config.loss.track_weight = 1.0
-    config.eval.linkers = ("iou", "flow", "deepsort")
+    config.eval.linkers = ("model", "track_head", "iou", "flow", "deepsort")

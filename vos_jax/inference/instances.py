@@ -68,6 +68,7 @@ class ModelLinker:
         self._memory: Any = None
         self._undecided: list[tuple[int, int]] = []  # sizes of frames
         self._last: Detected | None = None
+        self._linked = 0  # frames, those after the video too
 
     def step(self, detected: Detected) -> list[Linked]:
         """The frames that are decided now."""
@@ -86,12 +87,17 @@ class ModelLinker:
     def _link(self, real: bool) -> list[Linked]:
         frame = (self._last.features, self._last.detections, np.array([real]))
         self._memory, linked = self._programs.link(self._variables, self._memory, *frame)
-        if real and len(self._undecided) <= self._model.delay or not self._undecided:
+        self._linked += 1
+        if self._linked <= self._model.delay:  # of a frame before the video
             return []
+        self._decided(linked)
         ids = np.asarray(linked.ids)[0]
         kept = np.asarray(linked.detections.valid[0]) & (ids >= 0)
         found = found_of(self._model, linked.detections, self._undecided.pop(0), kept)
         return [Linked(found, ids[kept])]
+
+    def _decided(self, linked: Any) -> None:
+        """What `link` gave of a frame of the video, for linkers that make more of it."""
 
 
 def linked_by(linker: Linker | ModelLinker, frame: np.ndarray, detected: Detected) -> list[Linked]:

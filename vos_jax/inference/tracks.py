@@ -4,7 +4,8 @@ A track has the masks of its identity, one score and one class. MaskTrack R-CNN 
 the frames' scores and the class that most of them have, the lowest of equals ("majority");
 MaskProp takes the mean of the probabilities and their best class with its probability ("mean").
 Where an identity comes twice in one frame, the later detection counts, as in the official results
-of MaskTrack R-CNN. Masks are kept as run lengths, so that a long video takes little memory.
+of MaskTrack R-CNN. A mask that was filled in has no part in score and class. Masks are kept as run
+lengths, so that a long video takes little memory.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,7 @@ class Tracks:
             raise ValueError(f"expected aggregate to be one of {AGGREGATES}, got {aggregate!r}")
         self._aggregate = aggregate
         self._frames: list[dict[int, tuple[RLE, float, int, np.ndarray | None]]] = []
+        self._filled: list[Mapping[int, RLE]] = []  # of the same frames
 
     def add(self, linked: Sequence[Linked]) -> None:
         """Take what a linker gives: the next frames of the video."""
@@ -47,6 +49,7 @@ class Tracks:
                     if i != DROPPED
                 }
             )
+            self._filled.append(one.filled)
 
     def tracks(self, category_ids: Sequence[int] | None = None) -> list[Track]:
         """The tracks in the order of their identities, which is that of first appearance.
@@ -58,7 +61,8 @@ class Tracks:
 
     def _track(self, identity: int, category_ids: Sequence[int] | None) -> Track:
         entries = [frame.get(identity) for frame in self._frames]
-        rles = [entry and entry[0] for entry in entries]
+        pairs = zip(entries, self._filled, strict=True)
+        rles = [entry[0] if entry else filled.get(identity) for entry, filled in pairs]
         _, scores, classes, probabilities = zip(*filter(None, entries), strict=True)
         if self._aggregate == "majority":
             number, score = int(np.bincount(classes).argmax()), float(np.mean(scores))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vos_jax.checkpoint_folder import import_variables
+from vos_jax.inference.gaps import FillingLinker
 from vos_jax.inference.instances import InstanceSegmenter, ModelLinker
 from vos_jax.inference.linking.base import Linker, NoLinker
 from vos_jax.inference.linking.deepsort import DeepSort
@@ -18,13 +19,14 @@ from vos_jax.systems.vis_base import VISModel
 
 MODEL = "model"  # the linker that is the system's own rule
 PROPAGATION = "propagation"
+TRACK_HEAD = "track_head"  # MaskTrack R-CNN's rule, of a system that has its head beside its own
 LINKERS: Mapping[str, Callable[[], Linker]] = {
     "none": NoLinker,
     "iou": BoxLinker,
     "flow": FlowLinker,
     "deepsort": DeepSort,
 }
-NAMES = (MODEL, *LINKERS, PROPAGATION)
+NAMES = (MODEL, TRACK_HEAD, *LINKERS, PROPAGATION)
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,16 @@ class VISInference:
 
     def segmenter(self, variables: Mapping[str, Any]) -> InstanceSegmenter:
         """A fresh segmenter with the linker of the config."""
-        linker = None if self.linker == MODEL else self.begin(self.linker, variables)
+        linker = self.begin(self.linker, variables)
         return InstanceSegmenter(self.model, variables, linker, self.aggregate)
 
     def begin(self, name: str, variables: Mapping[str, Any]) -> Linker | ModelLinker:
         """A linker for a new video."""
+        if name == TRACK_HEAD:
+            return ModelLinker(self.model.clone(linked_by=TRACK_HEAD), variables)
         if name == MODEL:
-            return ModelLinker(self.model, variables)
+            fills = getattr(self.model, "fill_missing", False)
+            return (FillingLinker if fills else ModelLinker)(self.model, variables)
         if name == PROPAGATION:
             weights, config = import_variables(self.propagation)
             return PropagationLinker(build_inference(config).segmenter(weights))
@@ -87,6 +92,11 @@ def check_linkers(inference: VISInference, names: list[str], field: str) -> None
             raise ValueError(
                 f"{field}: {PROPAGATION!r} needs config.inference.propagation, the checkpoint of a"
                 " system that follows given masks, such as FEELVOS"
+            )
+        if name == TRACK_HEAD and not hasattr(inference.model, "linked_by"):
+            raise ValueError(
+                f"{field}: {type(inference.model).__name__} has no head for {TRACK_HEAD!r} beside"
+                f" its own rule; choose one of {(MODEL, *LINKERS, PROPAGATION)}"
             )
         if name == MODEL and type(inference.model).link is VISModel.link:
             raise ValueError(

@@ -166,6 +166,7 @@ def test_a_share_of_the_masks_to_carry_is_the_mask_head_s_without_a_gradient():
 
     gradient = jax.grad(loss)(variables)["params"]
     largest = {k: max(np.abs(x).max() for x in jax.tree.leaves(g)) for k, g in gradient.items()}
+    assert all(np.isfinite(x) for x in largest.values())
     assert largest["mask_head"] == 0 and largest["branch"] > 0 and largest["fpn"] > 0
 
 

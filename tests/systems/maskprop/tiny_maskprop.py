@@ -60,6 +60,7 @@ def batch(videos, seed=0):
     masks = (x > left) & (x < right) & (y > top) & (y < bottom) & valid[..., None, None]
     frames = np.float32(rng.uniform(0, 255, (videos, 3, *CANVAS, 3)))
     classes = rng.integers(1, 3, (videos, OBJECTS)).astype(np.int32)
+    boxes *= valid[..., None]  # no area, as examples have it
     size = np.tile(np.int32(CANVAS), (videos, 1))
     arrays = {"frames": frames, "size": size, "boxes": boxes, "masks": masks}
     return {**arrays, "valid": valid, "classes": classes}

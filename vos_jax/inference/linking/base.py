@@ -9,8 +9,8 @@ Glossary: D detections of a frame, M objects met before.
 """
 
 import abc
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -47,10 +47,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Linked:
-    """The detections of one frame with their identities, int [D]; DROPPED for none."""
+    """The detections of one frame with their identities, int [D]; DROPPED for none.
+
+    filled: masks of identities that were not detected in it.
+    """
 
     found: Found
     ids: np.ndarray
+    filled: Mapping[int, RLE] = field(default_factory=dict)
 
 
 class Linker(abc.ABC):

@@ -21,6 +21,7 @@ SYSTEM = System(
         "reach",
         "id_threshold",
         "exclusive_ids",
+        "fill_missing",
         "instance_chunk",
     ),
 )

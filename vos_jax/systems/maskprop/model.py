@@ -15,8 +15,8 @@ branch.py, that of clips in clips.py.
                     has no gradient from there; the true masks of other frames are cut at 1/2.
     ids             those of a clip differ (`exclusive_ids`); the published rule lets several have
                     one. It needs a score above `id_threshold`, which is not published.
-    masks of ids    the mask head's in the frame itself. filling.py has what the clips around it say
-                    of instances that were not detected there.
+    masks of ids    the mask head's in the frame itself; none where an instance was not detected, or
+                    (`fill_missing`) what the clips around carried there, see filling.py.
     track head      the network has MaskTrack R-CNN's, too, so that one detector serves both.
     class, score    of the mean of the detections' probabilities.
     ends of videos  frames beyond them are not shared by clips.
@@ -74,7 +74,8 @@ class MaskProp(MaskTrackRCNN):
     refined_side: of refined masks, 0 for those of the mask head as they are; refinement_channels.
 
     How it is run: linked_by "clips", or "track_head" for MaskTrack R-CNN's linking of the same
-    detections; reach T; id_threshold and exclusive_ids of the linking of clips.
+    detections; reach T; id_threshold and exclusive_ids of the linking of clips;
+    fill_missing, see above.
     """
 
     geometry: str = "modern"
@@ -98,6 +99,7 @@ class MaskProp(MaskTrackRCNN):
     reach: int = 6
     id_threshold: float = 0.3
     exclusive_ids: bool = True
+    fill_missing: bool = False
     instance_chunk: int = 16
     linked_by: str = "clips"
 
@@ -259,6 +261,7 @@ class MaskProp(MaskTrackRCNN):
         valid = batch["valid"][:, 0]
         drawn = jax.random.bernoulli(key, self.predicted_masks, valid.shape)[..., None, None]
         masks = jnp.where(drawn, jax.lax.stop_gradient(predicted), truth[:, 0])
+        masks = jnp.where(valid[..., None, None], masks, 0.0)  # a box of no area has no mask
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), features)
         reduced = self.reduce(flat)
         reduced = jnp.moveaxis(reduced.reshape(-1, len(valid), *reduced.shape[1:]), 0, 1)
