@@ -147,7 +147,6 @@ def _shrink_to_quick(config: ConfigDict) -> None:
             "offset_channels": 64,
             "dilations": (2, 2),
             "offset_stride": 2,
-            "offset_gain": 4.0,
             "refined_side": 28,
             "refinement_channels": 8,
         }

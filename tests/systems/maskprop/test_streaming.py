@@ -116,7 +116,7 @@ def test_a_filled_mask_is_in_the_track_and_not_in_its_score_or_class():
     tracks = Tracks("mean")
     mask, other = encode(np.eye(4, dtype=bool)[None].repeat(2, axis=0)), np.ones((1, 4, 4), bool)
     for score, filled in ((0.8, {}), (None, {0: encode(other)[0]}), (0.4, {})):
-        seen = score is not None
+        seen = int(score is not None)
         found = Found(
             boxes=np.zeros((seen, 4), np.float32),
             scores=np.full(seen, score, np.float32),

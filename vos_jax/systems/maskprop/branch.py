@@ -15,7 +15,7 @@ No code was released; the paper leaves open, and is answered here by
     offsets       `dilations` residual blocks (1x1 shortcut where channels change; 3x3, ReLU, 3x3),
                   one for each dilation of their first convolution, then a 3x3 convolution that
                   begins at zero: training starts with every tap at its own place. On a grid that is
-                  coarser by `offset_stride`, if wanted, and times `offset_gain`.
+                  coarser by `offset_stride`, if wanted.
     convolution   begins as the identity of its centre tap and little noise; the same for every pair
                   of frames, forward and backward.
     predictor     "linear" as published; with "relu" it sees relu(phi), so that f' can decide where
@@ -64,7 +64,6 @@ class PropagationBranch(nn.Module):
     dilations: tuple[int, ...] = (1,)
     offset_channels: int = 128
     offset_stride: int = 1
-    offset_gain: float = 1.0
     instance_chunk: int = 16
     dtype: Any = jnp.float32  # of convolutions; what is propagated is float32
 
@@ -122,7 +121,7 @@ class PropagationBranch(nn.Module):
         x = x.astype(self.dtype)
         for block in self.blocks:
             x = block(x)
-        x = self.last(x.astype(jnp.float32)) * (self.offset_gain * s)
+        x = self.last(x.astype(jnp.float32)) * s
         x = jnp.repeat(jnp.repeat(x, s, axis=1), s, axis=2)
         return x.reshape(*others.shape[:4], -1)
 

@@ -92,7 +92,6 @@ class MaskProp(MaskTrackRCNN):
     dilations: tuple[int, ...] = (1,)
     offset_channels: int = 128
     offset_stride: int = 1
-    offset_gain: float = 1.0
     refined_side: int = 112
     refinement_channels: int = 128
     predicted_masks: float = 0.5
@@ -117,7 +116,6 @@ class MaskProp(MaskTrackRCNN):
             dilations=self.dilations,
             offset_channels=self.offset_channels,
             offset_stride=self.offset_stride,
-            offset_gain=self.offset_gain,
             instance_chunk=self.instance_chunk,
             dtype=self.dtype,
         )
