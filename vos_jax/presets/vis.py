@@ -115,7 +115,7 @@ def shrink_detector_to_quick(config: ConfigDict) -> None:
         }
     )
     config.data.inclusive = False
-    config.train.update({"steps": 1_500, "batch": 4})
+    config.train.update({"steps": 2_500, "batch": 4})
     config.optim.update(
         {
             "name": "adam",

@@ -131,6 +131,7 @@ def parts_from_samples(model):
 @functools.cache
 def step():
     """The losses, means over the batch, and the gradient of their sum."""
+    drawn_anchors(), drawn_boxes()  # computed, and kept, before anything is traced
     model, variables = (
         released_model(),
         released_variables(load_spec("masktrack")["train"]["seeds"]["a"]),

@@ -59,8 +59,8 @@ class MaskRCNN(VISModel):
 
     classes: without the background. width: of the backbone's channels. geometry: see ops.boxes.
     norm_epsilon: of the backbone's normalisations, which keep their statistics; 0 is what
-    torchvision's released weights were trained with. anchor_size: in strides. finest: side of the
-    boxes that are read from the second level of the pyramid on is twice this.
+    torchvision's released weights were trained with. anchor_size: in strides. finest: boxes of at
+    least twice as many pixels a side are read from the second level of the pyramid, and so on.
 
     How it is run: image_scale (long, short) and canvas as in `frames.prepare`; pre_nms candidates
     of each level and post_nms proposals of all, suppressed at proposal_threshold; detections above

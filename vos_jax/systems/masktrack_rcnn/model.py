@@ -69,10 +69,8 @@ class MaskTrackRCNN(MaskRCNN):
         both = [batch_inputs(batch, frame) for frame in (0, 1)]
         features = self.encode(jax.tree.map(lambda *x: jnp.concatenate(x), *both), train=True)
         count = len(batch["frames"])
-        of_key, reference = (
-            jax.tree.map(lambda x: x[half], features)  # noqa: B023
-            for half in (slice(0, count), slice(count, None))
-        )
+        of_key = jax.tree.map(lambda x: x[:count], features)
+        reference = jax.tree.map(lambda x: x[count:], features)
         parts, sampled, rois = self.detector_losses(of_key, batch, key)
         parts["track"] = self.track_losses(of_key, reference, batch, sampled, rois)
         return sum(parts.values()), parts
