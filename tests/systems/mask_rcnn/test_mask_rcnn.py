@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.eight_devices import run_on_eight_devices
-from tests.systems.mask_rcnn.tiny import TINY, tiny_variables, training_batch
+from tests.systems.mask_rcnn.tiny import TINY, no_features, tiny_variables, training_batch
 from tests.tiny import quick_compilation
 from vos_jax.ops.boxes import LEGACY, MODERN
 from vos_jax.systems.mask_rcnn.frames import scaled_size
@@ -38,7 +38,7 @@ def tracker():
 
 def test_frames_of_any_size_and_any_number_of_detections_are_one_program(tracker):
     model, variables, step = tracker
-    memory, counts = model.start(1), set()
+    memory, counts = model.start(no_features(1)), set()
     with quick_compilation():
         for height, width in ((64, 96), (50, 90), (120, 180), (96, 64), (64, 96)):
             inputs = batched(model.preprocess(frame(height, width)))
@@ -56,7 +56,7 @@ def test_a_frame_that_is_not_there_changes_no_memory(tracker):
     model, variables, step = tracker
     inputs = batched(model.preprocess(frame(64, 96)))
     with quick_compilation():
-        memory, linked = step(variables, inputs, model.start(1), np.ones(1, bool))
+        memory, linked = step(variables, inputs, model.start(no_features(1)), np.ones(1, bool))
         after, nothing = step(variables, inputs, memory, np.zeros(1, bool))
     assert (linked.ids >= 0).any() and (nothing.ids == -1).all()
     jax.tree.map(np.testing.assert_array_equal, memory, after)
@@ -67,9 +67,9 @@ def test_a_video_in_a_batch_is_what_it_is_alone(tracker):
     frames = [batched(model.preprocess(frame(64, 96, seed))) for seed in (0, 1)]
     both = jax.tree.map(lambda *x: np.concatenate(x), *frames)
     with quick_compilation():
-        _, together = step(variables, both, model.start(2), np.ones(2, bool))
+        _, together = step(variables, both, model.start(no_features(2)), np.ones(2, bool))
         for k, alone in enumerate(frames):
-            _, linked = step(variables, alone, model.start(1), np.ones(1, bool))
+            _, linked = step(variables, alone, model.start(no_features(1)), np.ones(1, bool))
             np.testing.assert_array_equal(linked.ids[0], together.ids[k])
             for ours, theirs in zip(*map(jax.tree.leaves, (linked, together)), strict=True):
                 np.testing.assert_allclose(ours[0], theirs[k], atol=1e-3)
@@ -81,7 +81,7 @@ def test_without_a_linker_every_detection_is_new():
 
     def walk(model, inputs):
         features = model.encode(inputs)
-        detections, memory = model.detect(features), model.start(1)
+        detections, memory = model.detect(features), model.start(features)
         memory, first = model.link(memory, features, detections, jnp.ones(1, bool))
         memory, second = model.link(memory, features, detections, jnp.ones(1, bool))
         return memory, first.ids[0], second.ids[0], model.masks(detections, (64, 96))[0], detections

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 
 from tests.tiny import lively
+from vos_jax.systems.mask_rcnn.model import Features
 from vos_jax.systems.vis_base import VISModel
 
 TINY = dict(
@@ -24,6 +25,11 @@ TINY = dict(
     box_samples=8,
     score_threshold=0.01,
 )
+
+
+def no_features(videos: int) -> Features:
+    """Features without a level: what a memory that holds no map of them begins with."""
+    return Features((), None, None, np.zeros((videos, 2), np.int32), None)
 
 
 def tiny_variables(model: VISModel, seed: int = 3) -> dict:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.fixtures import fixture, load_npz, load_spec, skip_where_trimmed
+from tests.systems.mask_rcnn.tiny import no_features
 from tests.systems.masktrack_rcnn.cases import CLOSE, released_model, released_variables
 from tests.tiny import quick_compilation
-from vos_jax.systems.mask_rcnn.model import Features
 from vos_jax.systems.masktrack_rcnn.association import comprehensive_scores
 
 FRAMES = range(5)
@@ -52,7 +52,7 @@ def walked():
     model, seen = released_model(), []
     variables, memory = (
         released_variables(load_spec("masktrack")["seed"]),
-        model.start(Features((), None, None, np.zeros((1, 2)), None)),
+        model.start(no_features(1)),
     )
     step = jax.jit(functools.partial(model.apply, method=walk))
     with quick_compilation():
