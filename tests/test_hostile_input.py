@@ -156,7 +156,7 @@ STAGES = ("data.pretrain.", "data.alternate.")  # whose keys a config need not h
     | st.lists(st.integers() | st.text(max_size=3), max_size=3),
 )
 def test_a_field_keeps_its_rule_or_is_refused_by_its_name(field, value):
-    config = CONFIG.copy_and_resolve_references()
+    config = (CONFIG if in_config(CONFIG, field) else INSTANCES).copy_and_resolve_references()
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
     value = functools.reduce(lambda section, key: section[key], field.split("."), config)
@@ -168,7 +168,13 @@ def test_a_field_keeps_its_rule_or_is_refused_by_its_name(field, value):
         assert RULES[field].holds(value)
 
 
+def in_config(config, field):
+    section, _, name = field.rpartition(".")
+    return name in functools.reduce(lambda x, key: x.get(key, {}), section.split("."), config)
+
+
 CONFIG = main.parse(["main", "--config=stm"]).config
+INSTANCES = main.parse(["main", "--config=masktrack_rcnn"]).config
 COMMANDS = {
     "segment": segment.parse,
     "score": parse_score,

@@ -52,7 +52,7 @@ GRID_STAGES = ("kernels", "matching")
 
 def stages_by_name() -> dict[str, Callable[[argparse.Namespace], list[Case]]]:
     """The stages of the operations and, under its name, each system."""
-    systems = {name: partial(system_cases, name) for name in systems_of("vos")}
+    systems = {name: partial(system_cases, system) for name, system in systems_of("vos").items()}
     return {**STAGES, **systems}
 
 

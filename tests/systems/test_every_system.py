@@ -214,10 +214,11 @@ def test_evidence_is_a_map_for_every_object_and_leaves_no_trace(system, built, c
     """From 0 to 1, not flat, finite; and the answers are those without it."""
     frames, masks = clip
     segmenter, labels = VideoSegmenter(*built), []
+    given = None if built[0].traits.guidance == "none" else masks[0]
     assert segmenter.evidence(frames[0]) == {}
     for t, frame in enumerate(frames[:3]):
         seen = segmenter.evidence(frame)
-        labels.append(segmenter.step(frame, masks[0] if t == 0 else None))
+        labels.append(segmenter.step(frame, given if t == 0 else None))
     for name, maps in seen.items():
         assert maps.shape[0] == 2 and maps.dtype == np.float32 and maps.ndim == 3, name
         assert np.isfinite(maps).all() and maps.min() >= -1 and maps.max() <= 1 + CLOSE, name

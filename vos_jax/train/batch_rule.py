@@ -89,7 +89,8 @@ def scale_batch(config: ConfigDict, batch: int) -> ConfigDict:
 def _counting_steps(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """Section and name of each field that counts steps; those that others follow come first."""
     yield "train", "steps"
-    yield "train", "teacher_forcing_steps"
+    if "teacher_forcing_steps" in config.train:
+        yield "train", "teacher_forcing_steps"
     yield from (("optim", name) for name in ("steps", "warmup_steps", "boundaries"))
     yield from (("loss", name) for name in config.loss if name.endswith("steps"))
     yield "data.pretrain", "steps"

@@ -105,7 +105,7 @@ class RVOS(VOSModel):
         self.encoder = SkipEncoder(
             (deep, deep, deep // 2, deep // 4), self.backbone, self.width, self.norm_eval, dtype
         )
-        self.decoder = Decoder(self.states, self.one_shot, dtype)
+        self.decoder = Decoder(self.states, masked=self.one_shot, dtype=dtype)
 
     @property
     def states(self) -> tuple[int, ...]:
