@@ -65,7 +65,7 @@ def test_answers_get_the_score_that_they_deserve(config, tmp_path, monkeypatch, 
     monkeypatch.setattr(instances, "finder", answers(config, change))
     results = InstanceEvaluation(config).run({}, tmp_path)
     content = json.loads((tmp_path / "scores.json").read_text())
-    assert content["metrics"] == results.metrics["model"]
+    assert content["metrics"] == results.scores
     assert tuple(content["metrics"]) == METRICS
     if changed != "classes":
         assert content["metrics"]["AP50"] == pytest.approx(expected)
@@ -113,7 +113,7 @@ def test_systems_without_classes_are_scored_as_if_there_were_one(tmp_path, monke
     whole = lambda x: x._replace(scores=x.scores.max(axis=1, keepdims=True))  # noqa: E731
     monkeypatch.setattr(instances, "finder", answers(config, whole))
     results = InstanceEvaluation(config).run({}, tmp_path, write_masks=False)
-    assert results.metrics["model"]["AP80"] == 1 and list(results.per_class) == ["object"]
+    assert results.scores["AP80"] == 1 and list(results.per_class) == ["object"]
     assert not (tmp_path / "results.json").exists()
 
 

@@ -68,16 +68,14 @@ class Examples:
         on_bad_clip: str = "raise",
     ):
         self._choice = objects or Choice()
-        known = {
+        names = {
             "clip.choose": (choose, tuple(CHOOSERS)),
             "on_bad_clip": (on_bad_clip, ("raise", "skip")),
             "interpolation": (interpolation, INTERPOLATIONS),
             "fit": (fit, FITS),
             "objects.rule": (self._choice.rule, RULES),
         }
-        for field, (value, names) in known.items():
-            if value not in names:
-                raise ValueError(f"config.data.{field}: expected one of {names}, got {value!r}")
+        _check_names(names)
         if not sources or any(not source.videos for source in sources):
             raise ValueError("expected at least one source, each with at least one video")
         if len(crop) != 2 or min(crop) < 1:
@@ -236,6 +234,13 @@ class Examples:
             laid = [paste(*pair, first) for pair in pairs]
             frames, masks = (np.stack(column) for column in zip(*laid, strict=True))
         return frames, masks
+
+
+def _check_names(fields: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """Raises ValueError for a field of config.data whose value is none of the known ones."""
+    for field, (value, known) in fields.items():
+        if value not in known:
+            raise ValueError(f"config.data.{field}: expected one of {known}, got {value!r}")
 
 
 def batches(

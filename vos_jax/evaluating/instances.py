@@ -34,7 +34,6 @@ from vos_jax.metrics.text_table import format_table
 from vos_jax.systems.base import Instances, VOSModel
 from vos_jax.systems.views import Views
 
-MODEL = "model"
 OVERLAPS = {"AP50": 0.5, "AP60": 0.6, "AP70": 0.7, "AP80": 0.8}
 METRICS = (*OVERLAPS, "AP")  # the last one is COCO's, over 0.5 to 0.95
 ANY = "object"  # the class of systems without classes
@@ -52,11 +51,6 @@ class InstanceResults:
     any_class: Mapping[str, float]
     per_class: Mapping[str, Mapping[str, float]]
     counts: Mapping[str, int]
-
-    @property
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """The scores, by the name that those of a model have."""
-        return {MODEL: dict(self.scores)}
 
     def report(self) -> str:
         """The table and what it counts, as aligned text."""
