@@ -106,7 +106,7 @@ def test_parts_of_a_full_size_frame_give_what_they_give_in_their_stage(system, m
     options = argparse.Namespace(frame=(65, 97), objects=2)
     cases = {case.name: case for case in benchmark.stages_by_name()[system](options)}
     found = jax.eval_shape(
-        lambda: {name: case.function(*case.arguments()) for name, case in cases.items()}
+        lambda: {name: jax.jit(case.function)(*case.arguments()) for name, case in cases.items()}
     )
     names = list(STAGES_OF_A_FRAME)
     for part in SYSTEMS[system].parts:

@@ -68,6 +68,8 @@ class Frame:
             "memorize": self.memorized,
         }[part.stage]
 
+        held = {}
+
         def calls(variables, *arguments):
             with nn.intercept_methods(partial(_note, part.name, seen := [])):
                 self._call(part.stage)(variables, *arguments)
@@ -75,11 +77,12 @@ class Frame:
 
         def arguments():
             variables, *rest = stage()
-            return variables, _concrete(calls, variables, *rest)
+            arrays, held["whole"] = _concrete(calls, variables, *rest)
+            return variables, arrays
 
-        def run(variables, calls):
+        def run(variables, arrays):
             def all_calls(model):
-                return [getattr(model, part.name)(*call) for call in calls]
+                return [getattr(model, part.name)(*call) for call in held["whole"](arrays)]
 
             return self._model.apply(variables, method=all_calls)
 
@@ -137,8 +140,12 @@ def _note(name: str, seen: list[tuple], call, positional, keywords, context):
     return call(*positional, **keywords)
 
 
-def _concrete(function: Callable[..., list], *arguments: Any) -> list:
-    """What a function of arrays returns when it is compiled; numbers in it stay numbers."""
+def _concrete(function: Callable[..., list], *arguments: Any) -> tuple[list, Callable]:
+    """The arrays in what a function returns when it is compiled, and what puts them back there.
+
+    Numbers in it, such as that of a scale, are no arrays, so that they stay numbers when the parts
+    are compiled in turn.
+    """
     static = {}
 
     def arrays(*arguments):
@@ -147,6 +154,8 @@ def _concrete(function: Callable[..., list], *arguments: Any) -> list:
         static.update(tree=tree, traced=traced, leaves=leaves)
         return [leaf for leaf, is_array in zip(leaves, traced, strict=True) if is_array]
 
-    found = iter(jax.jit(arrays)(*arguments))
-    leaves = zip(static["leaves"], static["traced"], strict=True)
-    return static["tree"].unflatten(next(found) if traced else leaf for leaf, traced in leaves)
+    def whole(arrays):
+        found, leaves = iter(arrays), zip(static["leaves"], static["traced"], strict=True)
+        return static["tree"].unflatten(next(found) if traced else leaf for leaf, traced in leaves)
+
+    return jax.jit(arrays)(*arguments), whole
