@@ -75,6 +75,30 @@ def test_an_object_hidden_for_up_to_reach_minus_one_frames_keeps_its_id(reach, b
         assert found[-2].tolist() == ([0] if hidden <= bridged else [1])
 
 
+@pytest.mark.parametrize("reach", [2, 3, 6])
+def test_without_empty_frames_one_frame_of_history_is_enough(reach):
+    """For gaps that both clips see beyond."""
+    for hidden in range(1, reach + 2):
+        seen = np.ones((1, hidden + 3), bool)
+        seen[0, 1 : 1 + hidden] = False
+        clips, _ = generated(1, hidden + 3, reach, seen)
+        found = link_clips(clips, reach, 0.3, skip_empty=True)
+        assert found[1 + hidden].tolist() == ([0] if hidden < reach else [1])
+
+
+def test_frames_that_both_leave_empty_count_only_in_the_equations_form():
+    golden, clips = golden_clips()
+    literal, skipped = (link_clips(clips, 2, 0.3, skip_empty=skip) for skip in (False, True))
+    assert [len(x) for x in literal] == [len(x) for x in skipped]
+    mask = np.zeros((1, 5, *GRID), np.float32)
+    mask[:, 1:4, :6, :6] = 1  # it is hidden in the first and last frame of the clip
+    real = np.ones(5, bool)
+    window, _ = link(start_window(2, 1, GRID), mask, real[:1], real, 0.3)
+    window = window.replace(time=window.centre[0])  # the same frames again
+    for skip, expected in ((False, 3 / 5), (True, 1.0)):
+        assert match_scores(window, mask, real, skip)[0, 0, 0] == pytest.approx(expected)
+
+
 def test_one_frame_of_history_is_too_little_for_a_long_gap():
     """Two of the seven frames that the clips before and after five hidden ones share agree."""
     seen = np.array([[True] + [False] * 5 + [True] * 7])

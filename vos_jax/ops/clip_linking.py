@@ -11,6 +11,10 @@ ids are given once all instances of a clip have been scored, in their order. Sev
 clip may take one id; `exclusive` leaves it to the one with the largest q and gives the others their
 next best.
 
+A frame in which both masks are empty has a sIoU of 0, as the equation says, and so two clips that
+share frames in which their object is hidden agree less the longer it is. `skip_empty` leaves out
+frames in which neither mask reaches 1/2 anywhere.
+
 What a clip can meet is a window of 2 T clips, of fixed size: a ring, so that a video of any length
 is linked by one compiled program. Frames beyond the ends of the video are not shared.
 
@@ -63,6 +67,7 @@ def link(
     real: jax.Array,
     threshold: float,
     exclusive: bool = False,
+    skip_empty: bool = False,
 ) -> tuple[Window, jax.Array]:
     """The ids of a clip's instances, and the window with that clip in it.
 
@@ -72,11 +77,12 @@ def link(
         real: bool [K], frames of the clip that are in the video.
         threshold: q must exceed it.
         exclusive: whether instances of a clip must have different ids.
+        skip_empty: whether frames count only where one of the two masks is not empty.
 
     Returns:
         The window for the next frame's clip, ids int32 [D] (NO_ID where not valid).
     """
-    scores = match_scores(window, masks, real)  # [D, R, D]
+    scores = match_scores(window, masks, real, skip_empty)  # [D, R, D]
     known = window.ids.reshape(-1)
     same = (known[:, None] == known) & (known >= 0)
     scores = scores.reshape(len(valid), -1)
@@ -99,12 +105,18 @@ def link(
     return window, ids
 
 
-def match_scores(window: Window, masks: jax.Array, real: jax.Array) -> jax.Array:
+def match_scores(
+    window: Window, masks: jax.Array, real: jax.Array, skip_empty: bool = False
+) -> jax.Array:
     """m of each new instance with each of the window: float32 [D, R, D].
 
-    0 where no frame is shared; masks and real as in `link`.
+    0 where no frame is shared; masks, real and skip_empty as in `link`.
     """
     frames = jnp.arange(len(real))
+
+    def shown(masks):  # [K, D]
+        return jnp.max(masks, axis=(2, 3)).T >= 0.5
+
     later = window.time - window.centre  # frame k of the new clip is frame k + later there
 
     def with_clip(other, other_real, later):
@@ -112,15 +124,22 @@ def match_scores(window: Window, masks: jax.Array, real: jax.Array) -> jax.Array
         shared = real & (place < len(real)) & other_real[place % len(real)]
         other = jnp.roll(other, -later, axis=1)
         agreement = soft_ious(jnp.moveaxis(masks, 1, 0), jnp.moveaxis(other, 1, 0))  # [K, D, D]
-        total = jnp.einsum("kij,k->ij", agreement, shared.astype(jnp.float32))
-        return total / jnp.maximum(shared.sum(), 1)
+        counted = jnp.broadcast_to(shared[:, None, None], agreement.shape)
+        if skip_empty:
+            counted &= shown(masks)[:, :, None] | shown(other)[:, None, :]
+        total = jnp.where(counted, agreement, 0.0).sum(axis=0)
+        return total / jnp.maximum(counted.sum(axis=0), 1)
 
     found = jax.lax.map(lambda x: with_clip(*x), (window.masks, window.real, later))
     return jnp.moveaxis(found, 0, 1)
 
 
 def link_clips(
-    clips: Sequence[np.ndarray], reach: int, threshold: float, exclusive: bool = False
+    clips: Sequence[np.ndarray],
+    reach: int,
+    threshold: float,
+    exclusive: bool = False,
+    skip_empty: bool = False,
 ) -> list[np.ndarray]:
     """The ids of all instances of a video.
 
@@ -128,7 +147,7 @@ def link_clips(
         clips: one for each frame of the video, masks [n, 2 reach + 1, h, w] of its n instances
             (n may be 0) in the frames around it; those beyond the video are not looked at.
         reach: T.
-        threshold, exclusive: as in `link`.
+        threshold, exclusive, skip_empty: as in `link`.
 
     Returns:
         int32 [n] for each clip, from 0.
@@ -143,7 +162,8 @@ def link_clips(
         return []
     slots = max(1, *(len(clip) for clip in clips))
     window = start_window(reach, slots, clips[0].shape[2:])
-    step, found = jax.jit(partial(link, threshold=threshold, exclusive=exclusive)), []
+    how = dict(threshold=threshold, exclusive=exclusive, skip_empty=skip_empty)
+    step, found = jax.jit(partial(link, **how)), []
     for t, clip in enumerate(clips):
         frames = t + np.arange(-reach, reach + 1)
         padded = np.zeros((slots, *clip.shape[1:]), np.float32)

@@ -21,6 +21,7 @@ SYSTEM = System(
         "reach",
         "id_threshold",
         "exclusive_ids",
+        "skip_empty",
         "fill_missing",
         "instance_chunk",
     ),

@@ -75,6 +75,7 @@ def push(
     reach: int,
     threshold: float,
     exclusive: bool = False,
+    skip_empty: bool = False,
 ) -> tuple[ClipMemory, Clip]:
     """The next frame goes in, the clip that it completes comes out.
 
@@ -83,7 +84,7 @@ def push(
         memory: of `start_clips` or the push before.
         frame: the next one; after the video any with `real` False.
         reach: T.
-        threshold, exclusive: of `ops.clip_linking.link`.
+        threshold, exclusive, skip_empty: of `ops.clip_linking.link`.
     """
     frames = jax.tree.map(
         lambda kept, x: jnp.concatenate([kept[:, 1:], x[:, None]], axis=1), memory.frames, frame
@@ -91,7 +92,7 @@ def push(
     masks = carried_masks(branch, frames, reach)
 
     def link_one(window, masks, valid, real):
-        return link(window, masks, valid, real, threshold, exclusive)
+        return link(window, masks, valid, real, threshold, exclusive, skip_empty)
 
     valid = frames.valid[:, reach] & frames.real[:, reach, None]
     window, ids = jax.vmap(link_one)(memory.window, masks, valid, frames.real)

@@ -74,8 +74,8 @@ class MaskProp(MaskTrackRCNN):
     refined_side: of refined masks, 0 for those of the mask head as they are; refinement_channels.
 
     How it is run: linked_by "clips", or "track_head" for MaskTrack R-CNN's linking of the same
-    detections; reach T; id_threshold and exclusive_ids of the linking of clips;
-    fill_missing, see above.
+    detections; reach T; id_threshold, exclusive_ids and skip_empty of the linking of clips (see
+    ops/clip_linking.py); fill_missing, see above.
     """
 
     geometry: str = "modern"
@@ -98,6 +98,7 @@ class MaskProp(MaskTrackRCNN):
     reach: int = 6
     id_threshold: float = 0.3
     exclusive_ids: bool = True
+    skip_empty: bool = False
     fill_missing: bool = False
     instance_chunk: int = 16
     linked_by: str = "clips"
@@ -183,7 +184,7 @@ class MaskProp(MaskTrackRCNN):
         boxes = detections.boxes * jnp.tile(features.scale[:, None, ::-1], 2)
         masks = self.on_grid(detections.masks, boxes, reduced.shape[1:3])
         frame = Frame(reduced, masks, detections.valid, real, detections)
-        settings = (self.reach, self.id_threshold, self.exclusive_ids)
+        settings = (self.reach, self.id_threshold, self.exclusive_ids, self.skip_empty)
         memory, clip = push(self.branch, memory, frame, *settings)
         return memory, LinkedClip(clip.ids, clip.detections, clip.masks, clip.real)
 
