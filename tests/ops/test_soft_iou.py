@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.fixtures import load_npz
 from vos_jax.ops.soft_iou import soft_iou, soft_ious
@@ -29,3 +30,11 @@ def test_equal_masks_have_one_apart_and_empty_ones_zero():
     assert soft_iou(mask, mask) == 1 and soft_iou(mask, 1 - mask) == 0
     value, gradient = jax.value_and_grad(soft_iou)(jnp.zeros((4, 4)), jnp.zeros((4, 4)))
     assert value == 0 and not gradient.any()
+
+
+@pytest.mark.parametrize("mass", [0.0, 1e-44, 4e-21, 1e-12, 1e-6])
+def test_the_gradient_is_finite_however_little_mass_there_is(mass):
+    """What the attention holds back nearly everywhere, where an object is absent."""
+    found, absent = jnp.full((4, 5), mass / 20), jnp.zeros((4, 5))
+    value, gradient = jax.value_and_grad(lambda x: soft_iou(x, absent))(found)
+    assert value == 0 and jnp.isfinite(gradient).all()

@@ -5,14 +5,17 @@ Propagation" (MaskProp), CVPR 2020, sections 3.3 and 3.4:
 
     sIoU(A, B) = sum_p A B / sum_p (A + B - A B)
 
-Without any mass it is 0, as is its gradient. `ops.losses.soft_iou_costs` is that of RVOS, which
-adds a constant.
+Without any mass it is 0, as is its gradient. Less than 1e-12 pixels count as none: the gradient of
+the ratio has the square of the mass below it, which float32 cannot hold. `ops.losses.soft_iou_costs`
+is that of RVOS, which adds a constant.
 """
 
 import jax
 import jax.numpy as jnp
 
 from vos_jax.ops.assignment import intersections
+
+NO_MASS = 1e-12  # pixels
 
 
 def soft_iou(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -30,4 +33,5 @@ def soft_ious(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def _ratio(both, either):
-    return jnp.where(either > 0, both / jnp.where(either > 0, either, 1.0), 0.0)
+    some = either > NO_MASS
+    return jnp.where(some, both / jnp.where(some, either, 1.0), 0.0)
