@@ -20,6 +20,7 @@ from vos_jax.data.folders import read_at, read_json, require_folders, some
 from vos_jax.data.frames import read_image
 from vos_jax.data.image_file import MAX_PIXELS
 from vos_jax.data.instances import Instances, InstanceVideo
+from vos_jax.data.packed import data_folder
 from vos_jax.data.rle import RLE, from_segmentation
 
 
@@ -45,7 +46,7 @@ def open_coco(dir: str, split: str, annotations: str = "", images: str = "") -> 
     Raises FileNotFoundError for a missing file or folder; ValueError for a file of another form,
     or one without annotations, as those of test images are.
     """
-    root = epath.Path(dir)
+    root = data_folder(dir)
     path = root / (annotations or f"annotations/instances_{split}.json")
     folder = root / (images or split)
     require_folders((root, folder), "COCO has <dir>/annotations/instances_<split>.json and <split>")

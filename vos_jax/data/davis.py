@@ -27,6 +27,7 @@ from vos_jax.data.clip import VOID, Objects, Video
 from vos_jax.data.folders import PairedFiles, frames_of, read_lines, some
 from vos_jax.data.frames import list_masks, read_image
 from vos_jax.data.masks import read_mask
+from vos_jax.data.packed import data_folder
 
 YEARS = (2016, 2017)
 RESOLUTIONS = ("480p", "Full-Resolution")
@@ -60,7 +61,7 @@ def open_davis(
             "davis: year 2016 has one annotation for both tasks; leave task='semi-supervised', its"
             " scored frames are those of the 2016 evaluation"
         )
-    root = epath.Path(dir)
+    root = data_folder(dir)
     images = root / "JPEGImages" / resolution
     masks = root / ANNOTATIONS[task] / resolution
     withheld = task == "unsupervised" and split in TEST_SPLITS

@@ -23,6 +23,7 @@ from vos_jax.data.coco import box_corners
 from vos_jax.data.folders import read_at, require_folders
 from vos_jax.data.frames import read_image
 from vos_jax.data.instances import Instances, InstanceVideo
+from vos_jax.data.packed import data_folder
 from vos_jax.data.rle import RLE, from_segmentations
 from vos_jax.data.track_files import Annotations, VideoFacts, read_annotations
 
@@ -45,7 +46,7 @@ def open_youtube_vis(
     Raises FileNotFoundError for a missing file or folder; ValueError for a file of another form,
     withheld annotations, or a part that holds no video.
     """
-    root = epath.Path(dir)
+    root = data_folder(dir)
     require_folders((root,), "YouTube-VIS has <dir>/<split>/JPEGImages and <dir>/<split>.json")
     file = read_annotations(annotation_file(root, split, annotations))
     if truth:

@@ -27,6 +27,7 @@ from vos_jax.data.clip import Objects, Video
 from vos_jax.data.folders import PairedFiles, read_at, read_json, read_lines, require_folders
 from vos_jax.data.frames import list_frames, list_masks, read_image
 from vos_jax.data.masks import read_mask
+from vos_jax.data.packed import data_folder
 
 FRAMES = ("all", "annotated", "masks")
 THINNED = ("valid", "test")  # splits whose JPEGImages hold every 5th frame
@@ -46,10 +47,11 @@ def open_youtube_vos(
     """
     if frames not in FRAMES:
         raise ValueError(f"youtube_vos: expected frames to be one of {FRAMES}, got {frames!r}")
-    root = epath.Path(dir) / split
+    folder = data_folder(dir)
+    root = folder / split
     parts = ("Annotations",) if frames == "masks" else ("JPEGImages", "Annotations")
     require_folders(
-        (epath.Path(dir), root, *(root / part for part in parts)),
+        (folder, root, *(root / part for part in parts)),
         "YouTube-VOS has <dir>/<split>/JPEGImages, <dir>/<split>/Annotations and"
         " <dir>/<split>/meta.json, the splits are train, valid and test",
     )
