@@ -173,6 +173,7 @@ class _Mp4:
             self._scratch = tempfile.TemporaryDirectory(prefix=".overlay", dir=beside)
         self._growing = Path(self._scratch.name) / "overlay.mp4"
         self._video: cv2.VideoWriter | None = None
+        self._frames = 0
 
     def add(self, stem: str, image: np.ndarray) -> None:
         height, width = image.shape[:2]
@@ -180,14 +181,26 @@ class _Mp4:
         if self._video is None:
             self._video = self._open(image.shape[1], image.shape[0])
         self._video.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self._frames += 1
 
     def close(self) -> None:
+        try:
+            self._finish()
+        finally:
+            self._scratch.cleanup()
+
+    def _finish(self) -> None:
         if self._video is not None:
             self._video.release()
             self._video = None
+            found = cv2.VideoCapture(str(self._growing)).get(cv2.CAP_PROP_FRAME_COUNT)
+            if found != self._frames:  # OpenCV does not tell when writing fails
+                raise OSError(
+                    f"{self._path}: of {self._frames} frames {max(int(found), 0)} could be written;"
+                    " is the disk full?"
+                )
             with self._growing.open("rb") as source, whole_file(self._path) as target:
                 shutil.copyfileobj(source, target)
-        self._scratch.cleanup()
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         codec = cv2.VideoWriter_fourcc(*"mp4v")

@@ -29,6 +29,7 @@ from vos_jax.data.davis import open_davis
 from vos_jax.data.masks import encode_mask
 from vos_jax.data.packed import data_folder
 from vos_jax.data.youtube_vos import open_youtube_vos, read_meta
+from vos_jax.files import named_errors
 from vos_jax.inference.verification import (
     COLOURS,
     GREY,
@@ -111,7 +112,8 @@ def write_submission(
     names = _names(server, checked)
     part = out.parent / f"{out.name}.part-{uuid.uuid4().hex[:8]}"
     try:
-        _write_zip(part, names, _contents(checked))
+        with named_errors(out):
+            _write_zip(part, names, _contents(checked))
         _check_names(part, names)
         new_file(out, overwrite)  # nobody wrote it meanwhile
         part.replace(out)
