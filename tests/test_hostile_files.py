@@ -180,9 +180,12 @@ def test_nothing_in_a_pickle_is_run(tmp_path, function, protocol, place):
     assert not mark.exists()
 
 
+tiny_config = functools.cache(tiny.get_config)
+
+
 @functools.cache
 def target_of(system):
-    return variable_shapes(build_model(tiny.get_config(system).model))
+    return variable_shapes(build_model(tiny_config(system).model))
 
 
 CONVERTED = ("cosnet", "rvos", "stm")
@@ -205,7 +208,7 @@ def test_arrays_of_something_else_are_no_checkpoint_of_a_system(system, shapes):
 
 @hostile(st.floats(0, 1), JSON | HOSTILE_NAMES, st.booleans())
 def test_a_checkpoint_with_any_config_is_refused_by_its_name(tmp_path, place, value, all_of_it):
-    config = tiny.get_config("feelvos")
+    config = tiny_config("feelvos")
     folder = tmp_path / "checkpoint"
     if not folder.exists():
         export_variables(folder, {"params": {"a": np.zeros(2, np.float32)}}, config, {})
