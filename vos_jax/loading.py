@@ -47,7 +47,10 @@ def load_variables(
             "goes to --config.init.backbone"
         )
     if config is None:
-        config = ConfigDict(stored)
+        try:
+            config = ConfigDict(stored)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{checkpoint}: its config.json is no config: {error}") from None
     elif fields := _differing_fields(stored["model"], config.model):
         raise ValueError(
             f"{checkpoint} holds another model than --config describes; checkpoint -> config:\n  "

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -173,7 +174,6 @@ class _Mp4:
             self._scratch = tempfile.TemporaryDirectory(prefix=".overlay", dir=beside)
         self._growing = Path(self._scratch.name) / "overlay.mp4"
         self._video: cv2.VideoWriter | None = None
-        self._frames = 0
 
     def add(self, stem: str, image: np.ndarray) -> None:
         height, width = image.shape[:2]
@@ -181,7 +181,6 @@ class _Mp4:
         if self._video is None:
             self._video = self._open(image.shape[1], image.shape[0])
         self._video.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        self._frames += 1
 
     def close(self) -> None:
         try:
@@ -193,12 +192,8 @@ class _Mp4:
         if self._video is not None:
             self._video.release()
             self._video = None
-            found = cv2.VideoCapture(str(self._growing)).get(cv2.CAP_PROP_FRAME_COUNT)
-            if found != self._frames:  # OpenCV does not tell when writing fails
-                raise OSError(
-                    f"{self._path}: of {self._frames} frames {max(int(found), 0)} could be written;"
-                    " is the disk full?"
-                )
+            if not _is_whole(self._growing):  # OpenCV does not tell when writing fails
+                raise OSError(f"{self._path}: cannot be written to the end; is the disk full?")
             with self._growing.open("rb") as source, whole_file(self._path) as target:
                 shutil.copyfileobj(source, target)
 
@@ -211,6 +206,20 @@ class _Mp4:
                 "folder (no ending) instead"
             )
         return video
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the boxes of an MP4 end where the file does, those of frames and index among them."""
+    kinds, at, size = set(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if length == 1:
+                (length,) = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))
+            kinds.add(kind)
+            at += max(length, 8)
+    return at == size and {b"mdat", b"moov"} <= kinds
 
 
 def _colour(mark: Mark) -> np.ndarray:
