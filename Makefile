@@ -27,7 +27,7 @@ test-oldest:  ## the suite with exactly the lower bounds of requirements.txt, in
 	.venv-oldest/bin/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 soak: .venv/.dev  ## more than `make test`: 5,000 hostile inputs, 20 kills, programs of paper sizes, all meshes
-	VOS_JAX_HOSTILE_INPUTS=5000 $(BIN)/python -m pytest tests/test_hostile_input.py
+	VOS_JAX_HOSTILE_INPUTS=5000 $(BIN)/python -m pytest tests/test_hostile_*.py
 	VOS_JAX_KILLS=20 $(BIN)/python -m pytest tests/train/test_kills.py
 	VOS_JAX_LOWERED=paper $(BIN)/python -m pytest tests/systems/test_lowering.py
 	VOS_JAX_MESHES=all $(BIN)/python -m pytest tests/systems/test_meshes.py tests/inference/test_lockstep.py

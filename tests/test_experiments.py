@@ -66,6 +66,8 @@ def test_weights_are_what_has_the_dimensions_of_a_parameter_whole_or_in_parts():
     scalar = Collective("all-reduce", (), 4, 1)
     assert traffic([scalar], [(1,)])["activations"] == {"all-reduce": (1, 4)}
     assert "collective-permute" in traffic(collectives(PROGRAM), [(8, 16)])["activations"]
+    row = Collective("all-reduce", (3, 48), 576, 9)
+    assert traffic([row], [(3, 3, 1, 48)])["weights"] == {"all-reduce": (9, 5184)}
 
 
 @pytest.fixture(scope="module")

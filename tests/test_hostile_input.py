@@ -1,22 +1,20 @@
-"""Whatever bytes, names, lists and values come in: read right, or refused in words.
-
-300 inputs in all in the ordinary run; `make soak` tries 5,000. The same inputs every time.
-"""
+"""Whatever bytes, names, lists and values come in: read right, or refused in words."""
 
 import functools
+import importlib
 import io
 import json
-import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import flags
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.data.image_bytes import encoded, grey_png
 from tests.data.trees import davis_tree, youtube_tree
-from vos_jax import convert, main, package, segment
+from tests.hostile import JSON, REFUSED, TESTS, hostile
+from vos_jax import convert, main, pack, package, segment
 from vos_jax.data.davis import open_davis
 from vos_jax.data.folders import read_lines
 from vos_jax.data.frames import decode_image, in_order
@@ -26,11 +24,6 @@ from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.official.checkpoint_files import read_arrays
 from vos_jax.presets.checks import RULES, check_config
 from vos_jax.score import parse as parse_score
-
-TESTS = 10
-INPUTS = int(os.environ.get("VOS_JAX_HOSTILE_INPUTS", "300")) // TESTS
-REFUSED = (ValueError, FileNotFoundError)
-CHECKS = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large)
 
 IDS = np.kron(np.array([[0, 1], [2, 3]], np.uint8), np.ones((24, 30), np.uint8))
 PHOTO = np.kron(np.random.default_rng(0).integers(0, 255, (6, 8, 3)), np.ones((8, 8, 1)))
@@ -45,27 +38,6 @@ SOUND = {
     "tiff": encoded(PHOTO, "TIFF"),
     "bmp": encoded(PHOTO, "BMP"),
 }
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
-    max_leaves=12,
-)
-
-
-def hostile(*arguments, **named):
-    """A test of so many inputs, the same ones every time, whatever the machine's speed."""
-
-    def decorate(test):
-        limits = settings(
-            max_examples=INPUTS,
-            derandomize=True,
-            deadline=None,
-            database=None,
-            suppress_health_check=CHECKS,
-        )
-        return limits(given(*arguments, **named)(test))
-
-    return decorate
 
 
 def read_or_refused(read, data):
@@ -179,6 +151,7 @@ COMMANDS = {
     "segment": segment.parse,
     "score": parse_score,
     "package": package.parse,
+    "pack": pack.parse,
     "convert": convert.parse,
     "main": main.parse,
 }
@@ -226,5 +199,7 @@ def test_a_checkpoint_file_that_is_damaged_is_read_or_refused(tmp_path, place, c
 
 
 def test_there_are_as_many_tests_as_the_inputs_are_shared_among():
-    marked = [name for name, test in globals().items() if hasattr(test, "hypothesis")]
-    assert len(marked) == TESTS
+    files = Path(__file__).parent.glob("test_hostile_*.py")
+    modules = [importlib.import_module(f"tests.{file.stem}") for file in files]
+    found = {x for module in modules for x in vars(module).values() if hasattr(x, "hypothesis")}
+    assert len(found) == TESTS

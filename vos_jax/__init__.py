@@ -10,7 +10,7 @@ What is exposed here is stable and documented; everything else may change betwee
         labels = segmenter.step(frame)
 
 Names are imported when they are used, so that `import vos_jax` takes no time. The commands are
-`python -m vos_jax.main`, `segment`, `score`, `package`, `convert` and `benchmark`.
+`python -m vos_jax.main`, `segment`, `score`, `package`, `pack`, `convert` and `benchmark`.
 """
 
 import importlib

@@ -34,14 +34,23 @@ def load_variables(
 ) -> tuple[dict[str, Any], ConfigDict]:
     """The variables of a system's checkpoint and the config that counts; arguments as in `load`."""
     variables, stored = import_variables(checkpoint)
-    name = stored["model"]["name"]
+    model = stored.get("model") if isinstance(stored, dict) else None
+    name = model.get("name") if isinstance(model, dict) else None
+    if not isinstance(name, str):
+        raise ValueError(
+            f"{checkpoint}: its config.json names no model (model.name); it was changed or damaged:"
+            " put a copy in its place"
+        )
     if name not in SYSTEMS:
         raise ValueError(
             f"{checkpoint} holds {name!r} alone, which is no system that could be run; a backbone "
             "goes to --config.init.backbone"
         )
     if config is None:
-        config = ConfigDict(stored)
+        try:
+            config = ConfigDict(stored)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{checkpoint}: its config.json is no config: {error}") from None
     elif fields := _differing_fields(stored["model"], config.model):
         raise ValueError(
             f"{checkpoint} holds another model than --config describes; checkpoint -> config:\n  "

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from etils import epath
 
 from vos_jax.command_line import flag, new_flags, parse_flags, path_flag, run_command
+from vos_jax.data.packed import data_folder
 from vos_jax.data.sources import ROOT_VARIABLE
 from vos_jax.data.youtube_vis import annotation_file
 from vos_jax.inference.instance_submission import YOUTUBE_VIS, write_instance_submission
@@ -70,7 +70,9 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns the summary."""
     if args.benchmark == YOUTUBE_VIS:
-        listed = annotation_file(epath.Path(args.data), args.split or SPLIT, args.annotations or "")
+        listed = annotation_file(
+            data_folder(args.data), args.split or SPLIT, args.annotations or ""
+        )
         done = write_instance_submission(args.pred, listed, args.out, overwrite=args.overwrite)
         return done.report()
     expected = expected_sequences(args.benchmark, args.data, args.split or SPLIT, args.meta)

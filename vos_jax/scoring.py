@@ -18,6 +18,7 @@ from vos_jax.data.fbms import open_fbms
 from vos_jax.data.folders import some
 from vos_jax.data.frames import list_images
 from vos_jax.data.masks import read_mask
+from vos_jax.data.packed import data_folder
 from vos_jax.data.segtrack import open_segtrack
 from vos_jax.data.youtube_objects import open_youtube_objects
 from vos_jax.data.youtube_vos import open_youtube_vos, read_categories
@@ -48,7 +49,7 @@ class DataSet:
 
 def _open_youtube_vos(gt: epath.PathLike, subset: str, **options: str) -> list[Video]:
     """The masks of a split; `gt` may also be the split's own folder."""
-    root = epath.Path(gt)
+    root = data_folder(gt)
     if not (root / subset).is_dir() and (root / "Annotations").is_dir():
         root, subset = root.parent, root.name
     return open_youtube_vos(root, subset, frames="masks", **options)

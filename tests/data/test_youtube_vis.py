@@ -162,7 +162,7 @@ def edited(change):
             lambda c: c["annotations"][0]["bboxes"].__setitem__(0, [1]),
             "annotation 31, frame 0: exp",
         ),
-        (lambda c: c["videos"][0].pop("height"), "KeyError.'height'. in video 20"),
+        (lambda c: c["videos"][0].pop("height"), "video 20: height is missing"),
         (
             lambda c: c["videos"][0].update(length=3),
             "video 20: its length is 3, but it has 4 files",

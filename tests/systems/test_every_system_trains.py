@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 from collections import Counter
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.extend.core.primitives import remat_p
 
 from tests import tiny
+from tests.stopping import stopped_by_sigterm
 from tests.systems.promises import promise
 from vos_jax import main as command
 from vos_jax.data.masks import read_mask
@@ -217,19 +217,7 @@ def test_a_run_trains_stops_goes_on_where_it_was_and_is_scored(
     system, config, tmp_path, monkeypatch
 ):
     call = ["main", f"--config={tiny.__file__}:{system}", f"--workdir={tmp_path}"]
-    batches = command.batches
-
-    def stopped(*args, **kwargs):
-        for i, batch in enumerate(batches(*args, **kwargs)):
-            if i == 1:
-                signal.raise_signal(signal.SIGTERM)
-            yield batch
-
-    with monkeypatch.context() as patch:
-        patch.setattr(command, "batches", stopped)
-        with pytest.raises(SystemExit) as stop:
-            command.main([*call, "--mode=train"])
-    assert stop.value.code == 128 + signal.SIGTERM
+    stopped_by_sigterm(monkeypatch, lambda: command.main([*call, "--mode=train"]))
     assert [step.name for step in (tmp_path / "last").iterdir()] == ["2"]
     before = _params(tmp_path / "last/2")
     command.main(call)

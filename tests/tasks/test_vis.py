@@ -2,13 +2,13 @@
 
 import importlib
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.stopping import stopped_by_sigterm, trained_steps
 from tests.tiny import quick_compilation
 from vos_jax import convert, main, segment
 from vos_jax.data.synthetic_vis import synthetic_vis_videos
@@ -47,18 +47,6 @@ def call(system, workdir, *more):
     main.main(["main", config, f"--workdir={workdir}", *flags, *more])
 
 
-def stopped(batches):
-    """The pipeline's batches; SIGTERM arrives while the second one is fetched."""
-
-    def interrupted(*args, **kwargs):
-        for i, batch in enumerate(batches(*args, **kwargs)):
-            if i == 1:
-                signal.raise_signal(signal.SIGTERM)
-            yield batch
-
-    return interrupted
-
-
 def write_frames(folder, video):
     folder.mkdir()
     for t in range(len(video)):
@@ -67,14 +55,9 @@ def write_frames(folder, video):
 
 def test_it_trains_stops_goes_on_is_scored_and_segments_a_video(tmp_path, monkeypatch):
     workdir = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(main, "batches", stopped(main.batches))
-        with pytest.raises(SystemExit) as stop:
-            call("masktrack_rcnn", workdir, "--mode=train")
-    assert stop.value.code == 128 + signal.SIGTERM
+    stopped_by_sigterm(monkeypatch, lambda: call("masktrack_rcnn", workdir, "--mode=train"))
     call("masktrack_rcnn", workdir)
-    lines = [json.loads(x) for x in (workdir / "logs/metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in lines if line.get("kind") == "train"]
+    trained = trained_steps(workdir)
     assert [line["step"] for line in trained] == [1, 2, 3, 4]
     assert all(np.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in trained)
 

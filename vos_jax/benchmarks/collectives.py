@@ -62,12 +62,15 @@ def traffic(
 
     parameters: shapes of the parameters. Weights are the arrays with the dimensions of a parameter
     in any order, whole or cut into `parts` along one of them: parameters, their gradients and
-    averages. All others count as activations; of these, scalars and the losses of the batch are
-    sent by every step. (A vector of the batch that is as long as a parameter counts as one.)
+    averages; also the rows of a kernel, which is how a CPU's program sums the gradients of
+    depthwise convolutions. All others count as activations; of these, scalars and the losses of the
+    batch are sent by every step. (A vector of the batch that is as long as a parameter counts as
+    one.)
     """
     known = set()
     for shape in parameters:
         known.add(_dimensions(shape))
+        known.update([_dimensions(shape[1:])] if len(shape) == 4 else [])
         for axis, size in enumerate(shape):
             if size % parts == 0:
                 known.add(_dimensions((*shape[:axis], size // parts, *shape[axis + 1 :])))

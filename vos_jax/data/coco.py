@@ -8,6 +8,7 @@ x y w h in continuous pixels and a category. Category ids have gaps; classes are
 in the order of the ids. Format: cocodataset.org/#format-data.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,10 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from vos_jax.data.folders import read_at, read_json, require_folders, some
+from vos_jax.data.folders import inner_name, read_at, read_json, require_folders, some
 from vos_jax.data.frames import read_image
 from vos_jax.data.image_file import MAX_PIXELS
 from vos_jax.data.instances import Instances, InstanceVideo
+from vos_jax.data.packed import data_folder
 from vos_jax.data.rle import RLE, from_segmentation
 
 
@@ -45,19 +47,24 @@ def open_coco(dir: str, split: str, annotations: str = "", images: str = "") -> 
     Raises FileNotFoundError for a missing file or folder; ValueError for a file of another form,
     or one without annotations, as those of test images are.
     """
-    root = epath.Path(dir)
+    root = data_folder(dir)
     path = root / (annotations or f"annotations/instances_{split}.json")
     folder = root / (images or split)
     require_folders((root, folder), "COCO has <dir>/annotations/instances_<split>.json and <split>")
     content = read_tables(path, ("images", "categories", "annotations"))
     categories = categories_of(content["categories"], path)
+    listed: dict[int, Mapping] = {}
+    for image in content["images"]:
+        number = whole_number(image, "id", f"{path}, images")
+        if number in listed:
+            raise ValueError(f"{path}: two images have the id {number}")
+        listed[number] = image
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
-        by_image[annotation.get("image_id")].append(annotation)
-    listed = {image.get("id"): image for image in content["images"]}
-    lost = [str(key) for key in by_image if key not in listed]
-    if lost:
-        raise ValueError(f"{path}: annotations of images that the file does not list: {some(lost)}")
+        key = annotation.get("image_id")
+        if not isinstance(key, int) or key not in listed:
+            raise ValueError(f"{path}: annotations of images that the file does not list: {key!r}")
+        by_image[key].append(annotation)
     return [
         _video(listed[key], by_image.get(key, []), categories, folder, path)
         for key in sorted(listed)
@@ -120,7 +127,8 @@ def _video(
 ) -> InstanceVideo:
     where = f"{path}, image {image.get('id')}"
     try:
-        file, size = str(image["file_name"]), (int(image["height"]), int(image["width"]))
+        file = inner_name(str(image["file_name"]), where)
+        size = (whole_number(image, "height", where), whole_number(image, "width", where))
         check_size(size, where)
         instances = _instances(annotations, categories, size, where)
     except KeyError as error:
@@ -133,7 +141,7 @@ def _video(
         load_frame=partial(read_at, read_image, [folder / file]),
         load_rles=partial(_rles, segmentations, size, where),
         describe=partial(_itself, instances),
-        video_id=int(image["id"]),
+        video_id=image["id"],
         category_ids=categories.ids,
     )
 
@@ -147,19 +155,46 @@ def _instances(
         classes=np.array(
             [categories.class_of(a["category_id"], where) for a in annotations], np.int32
         ),
-        crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
-        valid=np.array([[a.get("area", 1) > 0 for a in annotations]], bool).reshape(1, -1),
+        crowd=np.array([is_crowd(a, where) for a in annotations], bool),
+        valid=np.array([_area(a, where) > 0 for a in annotations], bool).reshape(1, -1),
         categories=categories.names,
         original_size=size,
         boxes=corners.reshape(1, -1, 4),
     )
 
 
+def whole_number(entry: Mapping, name: str, where: str) -> int:
+    """A field that is to be a whole number; ValueError where it is missing or another value."""
+    if name not in entry:
+        raise ValueError(f"{where}: {name} is missing")
+    found = entry[name]
+    if isinstance(found, float) and found.is_integer():
+        found = int(found)
+    if isinstance(found, bool) or not isinstance(found, int):
+        raise ValueError(f"{where}: expected {name} to be a whole number, found {found!r}")
+    return found
+
+
+def is_crowd(entry: Mapping, where: str) -> bool:
+    """Whether an annotation is of a crowd; ValueError for a mark that says neither."""
+    found = entry.get("iscrowd") or 0
+    if not isinstance(found, int) or found not in (0, 1):
+        raise ValueError(f"{where}: expected iscrowd to be 0 or 1, found {found!r}")
+    return bool(found)
+
+
+def _area(annotation: Mapping, where: str) -> float:
+    found = annotation.get("area", 1)
+    if not isinstance(found, (int, float)) or not math.isfinite(found):
+        raise ValueError(f"{where}: expected area to be a number, found {found!r}")
+    return found
+
+
 def box_corners(bbox: Any, where: str) -> tuple[float, float, float, float]:
     """x y w h as corners x1 y1 x2 y2; ValueError where it is not four numbers."""
     try:
-        left, top, width, height = map(float, bbox)
-    except (TypeError, ValueError):
+        left, top, width, height = (float(side) for side in bbox if math.isfinite(side))
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{where}: expected bbox [x, y, width, height], found {bbox!r}") from None
     return left, top, left + width, top + height
 

@@ -24,9 +24,10 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import VOID, Objects, Video
-from vos_jax.data.folders import PairedFiles, frames_of, read_lines, some
+from vos_jax.data.folders import PairedFiles, frames_of, inner_name, read_lines, some
 from vos_jax.data.frames import list_masks, read_image
 from vos_jax.data.masks import read_mask
+from vos_jax.data.packed import data_folder
 
 YEARS = (2016, 2017)
 RESOLUTIONS = ("480p", "Full-Resolution")
@@ -60,7 +61,7 @@ def open_davis(
             "davis: year 2016 has one annotation for both tasks; leave task='semi-supervised', its"
             " scored frames are those of the 2016 evaluation"
         )
-    root = epath.Path(dir)
+    root = data_folder(dir)
     images = root / "JPEGImages" / resolution
     masks = root / ANNOTATIONS[task] / resolution
     withheld = task == "unsupervised" and split in TEST_SPLITS
@@ -114,7 +115,7 @@ def _sequences(root: epath.Path, split: str, candidates: list[epath.Path], year:
             f"{' or '.join(map(str, candidates))}: no such list of sequences;"
             f" splits that exist for year {year}: {', '.join(known) or 'none'}"
         )
-    names = [_sequence(line, found) for line in read_lines(found)]
+    names = [inner_name(_sequence(line, found), str(found), 1) for line in read_lines(found)]
     if not names:
         raise ValueError(f"{found}: the list of sequences is empty")
     return list(dict.fromkeys(names))

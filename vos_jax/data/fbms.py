@@ -46,6 +46,7 @@ from vos_jax.data.folders import (
 from vos_jax.data.frames import read_image
 from vos_jax.data.image_file import load, open_image, read_bytes
 from vos_jax.data.masks import read_mask
+from vos_jax.data.packed import data_folder
 
 SPLITS = {"train": "Trainingset", "test": "Testset"}
 KINDS = (".ppm", ".pgm", ".png")  # of ground truth; the first that a folder holds is read
@@ -69,10 +70,9 @@ def open_fbms(dir: str, split: str) -> list[Video]:
     """
     if split not in SPLITS:
         raise ValueError(f"fbms: expected split one of {tuple(SPLITS)}, got {split!r}")
-    root = epath.Path(dir) / SPLITS[split]
-    require_folders(
-        (epath.Path(dir), root), "FBMS-59 has <dir>/Trainingset and <dir>/Testset of sequences"
-    )
+    folder = data_folder(dir)
+    root = folder / SPLITS[split]
+    require_folders((folder, root), "FBMS-59 has <dir>/Trainingset and <dir>/Testset of sequences")
     sequences = subfolders(root)
     if not sequences:
         raise ValueError(f"{root}: the folder holds no sequence; is the download complete?")

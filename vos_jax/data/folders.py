@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from vos_jax.data.clip import Objects
 from vos_jax.data.frames import image_facts, list_frames, read_turned
 
 T = TypeVar("T")
+_IN_NAMES = "[^\\0\ud800-\udfff]*"  # what can be in names of files
 
 
 def read_at(read: Callable[[epath.Path], T], files: Sequence[epath.Path], t: int) -> T:
@@ -83,6 +85,19 @@ def read_json(path: epath.Path) -> Any:
 def read_lines(path: epath.Path) -> list[str]:
     """The lines of a list, without blanks around them; empty ones are left out."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def inner_name(name: str, where: str, parts: int | None = None) -> str:
+    """The name of a file or folder that a list takes from a folder, as it is; `where` it stands.
+
+    parts: how many, with / between. Raises ValueError for one that leads out of the folder, or is
+    none: results are written under such names, too.
+    """
+    found = PurePosixPath(name).parts
+    right = parts is None or len(found) == parts
+    if not found or not right or {"/", ".."} & set(found) or not re.fullmatch(_IN_NAMES, name):
+        raise ValueError(f"{where}: expected the name of a file or folder in it, found {name!r}")
+    return name
 
 
 def require_folders(folders: Iterable[epath.Path], layout: str) -> None:

@@ -33,6 +33,7 @@ from vos_jax.data.folders import (
 from vos_jax.data.frames import list_images, list_masks
 from vos_jax.data.image_file import load, open_image, orientation, read_bytes, upright
 from vos_jax.data.masks import decode_mask, mask_turn
+from vos_jax.data.packed import data_folder
 
 ALL = "all"
 JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe")
@@ -60,7 +61,7 @@ def open_images(dir: str, split: str = ALL, images: str = "", masks: str = "") -
     Raises FileNotFoundError for a missing folder, list, image or mask; ValueError where the
     folders cannot be told by their names, or hold two files of one stem.
     """
-    root = epath.Path(dir)
+    root = data_folder(dir)
     require_folders((root,), "it is to hold a folder of images and one of masks")
     image_folder, mask_folder = _folders(root, images, masks)
     image_files, mask_files = _pairs(image_folder, mask_folder)

@@ -19,6 +19,7 @@ from etils import epath
 from vos_jax.data.folders import frames_of, read_at, read_lines, require_folders, some
 from vos_jax.data.frames import image_facts, read_image
 from vos_jax.data.instances import Instances, InstanceVideo
+from vos_jax.data.packed import data_folder
 from vos_jax.data.rle import RLE, areas, from_polygons
 
 COCO_CLASSES = tuple(
@@ -39,7 +40,7 @@ def open_polygons(dir: str, split: str = "") -> list[InstanceVideo]:
     Raises FileNotFoundError for a missing folder, or where no image has labels; ValueError for
     labels without image; on use, for a line of another form.
     """
-    root = epath.Path(dir)
+    root = data_folder(dir)
     images, labels = root / "images" / split, root / "labels" / split
     require_folders((root, images, labels), "it is to hold the folders images and labels")
     names = root / "classes.txt"

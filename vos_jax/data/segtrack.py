@@ -27,6 +27,7 @@ from etils import epath
 from vos_jax.data.clip import Objects, Video, first_frame_objects
 from vos_jax.data.folders import by_number, frames_of, read_at, require_folders, some, subfolders
 from vos_jax.data.frames import list_images, read_image
+from vos_jax.data.packed import data_folder
 
 ALL = "all"
 TRUTH_V1 = ("ground-truth", "ground_truth")
@@ -47,7 +48,7 @@ def open_segtrack(dir: str, split: str = ALL) -> list[Video]:
     Raises FileNotFoundError for a missing folder or mask; ValueError for an unknown split, or
     frames and masks that do not match.
     """
-    root = epath.Path(dir)
+    root = data_folder(dir)
     require_folders((root,), LAYOUT)
     if (root / "JPEGImages").is_dir():
         require_folders((root / "GroundTruth",), LAYOUT)

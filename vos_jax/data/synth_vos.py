@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from etils import epath
 
 from vos_jax.data.clip import VOID, Objects, Video, first_frame_objects
 from vos_jax.data.folders import frames_of, require_folders
 from vos_jax.data.frames import read_image
 from vos_jax.data.images import ALL, open_images
+from vos_jax.data.packed import data_folder
 
 NAME = "synth_vos"
 TAG = 18111  # first word of every seed
@@ -140,7 +140,7 @@ def open_synth_vos(
         )
     pairs = open_images(dir, split, images, masks)
     if backgrounds:
-        folder = epath.Path(dir) / backgrounds
+        folder = data_folder(dir) / backgrounds
         require_folders((folder,), "it is named by the option backgrounds")
         behind = [functools.partial(read_image, file) for file in frames_of(folder)]
     else:

@@ -9,6 +9,7 @@ numpy only and in float64, so that every machine draws the same pixels.
 Objects are 1..K; everything follows the DAVIS rule (given in frame 0, scored in frames 1..T-2).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -80,15 +81,49 @@ def synthetic_videos(
 
     Raises ValueError for an unknown split, fewer than one clip or 3 frames, or more than MOST.
     """
+    return drawn_videos(NAME, _frame, _mask, split, count, num_frames)
+
+
+def drawn_videos(
+    dataset: str,
+    frame: Callable[[str, int, int], np.ndarray],
+    mask: Callable[[str, int, int], np.ndarray],
+    split: str,
+    count: int | None,
+    num_frames: int,
+) -> list[Video]:
+    """Clips of a data set whose frames and masks are functions of (split, index, t).
+
+    Raises as `synthetic_videos`.
+    """
     if split not in SPLITS:
-        raise ValueError(f"{NAME} has no split {split!r}; expected one of {sorted(SPLITS)}")
+        raise ValueError(f"{dataset} has no split {split!r}; expected one of {sorted(SPLITS)}")
     count = NUM_CLIPS[split] if count is None else int(count)
     if not (1 <= count <= MOST and 3 <= num_frames <= MOST):
         raise ValueError(
-            f"{NAME}: expected at least 1 clip of at least 3 frames, at most {MOST} of each, got"
+            f"{dataset}: expected at least 1 clip of at least 3 frames, at most {MOST} of each, got"
             f" {count} clips of {num_frames} frames"
         )
-    return [_video(split, index, int(num_frames)) for index in range(count)]
+    names, stems = (
+        [f"{split}-{i:04d}" for i in range(count)],
+        [f"{t:05d}" for t in range(num_frames)],
+    )
+    return [
+        Video(
+            name=name,
+            dataset=dataset,
+            frame_names=stems,
+            mask_files=[f"{dataset}/{name}/{stem}" for stem in stems],
+            load_frame=partial(frame, split, index),
+            load_mask=partial(mask, split, index),
+            describe=partial(_objects, mask, split, index, num_frames),
+        )
+        for index, name in enumerate(names)
+    ]
+
+
+def _objects(mask: Callable, split: str, index: int, num_frames: int) -> Objects:
+    return first_frame_objects(mask(split, index, 0), num_frames)
 
 
 def render(split: str, index: int, t: int) -> tuple[np.ndarray, np.ndarray]:
@@ -104,29 +139,12 @@ def exposed(image: np.ndarray, scene: Scene, t: int) -> np.ndarray:
     return np.rint(np.clip(image * light + noise, 0, 255)).astype(np.uint8)
 
 
-def _video(split: str, index: int, num_frames: int) -> Video:
-    name = f"{split}-{index:04d}"
-    return Video(
-        name=name,
-        dataset=NAME,
-        frame_names=[f"{t:05d}" for t in range(num_frames)],
-        mask_files=[f"{NAME}/{name}/{t:05d}" for t in range(num_frames)],
-        load_frame=partial(_frame, split, index),
-        load_mask=partial(_mask, split, index),
-        describe=partial(_objects, split, index, num_frames),
-    )
-
-
 def _frame(split: str, index: int, t: int) -> np.ndarray:
     return render(split, index, t)[0]
 
 
 def _mask(split: str, index: int, t: int) -> np.ndarray:
     return _drawn(split, index, t)[1].copy()
-
-
-def _objects(split: str, index: int, num_frames: int) -> Objects:
-    return first_frame_objects(_drawn(split, index, 0)[1], num_frames)
 
 
 @lru_cache(maxsize=16)  # the mask of a frame is usually asked for right after its picture

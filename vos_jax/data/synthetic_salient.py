@@ -10,26 +10,23 @@ The object is id 1; everything follows the DAVIS rule (scored in frames 1..T-2).
 """
 
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
-from vos_jax.data.clip import Objects, Video, first_frame_objects
+from vos_jax.data.clip import Video
 from vos_jax.data.synthetic import (
     BACKGROUND_TILE,
     HEIGHT,
-    LIGHT,
-    LIGHT_RATE,
     MIN_VISIBLE,
-    MOST,
-    NOISE,
-    NUM_CLIPS,
     NUM_FRAMES,
     PAN,
     SPLITS,
     WIDTH,
     Scene,
     draw_background,
+    drawn_videos,
+    exposed,
     mean_colours,
     paint,
     random_direction,
@@ -65,44 +62,16 @@ def salient_videos(
 
     Raises ValueError for an unknown split, fewer than one clip or 3 frames, or more than MOST.
     """
-    if split not in SPLITS:
-        raise ValueError(f"{NAME} has no split {split!r}; expected one of {sorted(SPLITS)}")
-    count = NUM_CLIPS[split] if count is None else int(count)
-    if not (1 <= count <= MOST and 3 <= num_frames <= MOST):
-        raise ValueError(
-            f"{NAME}: expected at least 1 clip of at least 3 frames, at most {MOST} of each, got"
-            f" {count} clips of {num_frames} frames"
-        )
-    return [_video(split, index, int(num_frames)) for index in range(count)]
-
-
-def _video(split: str, index: int, num_frames: int) -> Video:
-    name = f"{split}-{index:04d}"
-    return Video(
-        name=name,
-        dataset=NAME,
-        frame_names=[f"{t:05d}" for t in range(num_frames)],
-        mask_files=[f"{NAME}/{name}/{t:05d}" for t in range(num_frames)],
-        load_frame=partial(_frame, split, index),
-        load_mask=partial(_mask, split, index),
-        describe=partial(_objects, split, index, num_frames),
-    )
+    return drawn_videos(NAME, _frame, _mask, split, count, num_frames)
 
 
 def _frame(split: str, index: int, t: int) -> np.ndarray:
     scene, _ = _scene(split, index)
-    image = _drawn(split, index, t)[0]
-    noise = np.random.default_rng([*scene.seed, 1 + t]).normal(0.0, NOISE, image.shape)
-    light = 1.0 + LIGHT * np.sin(LIGHT_RATE * t + scene.light_phase)
-    return np.rint(np.clip(image * light + noise, 0, 255)).astype(np.uint8)
+    return exposed(_drawn(split, index, t)[0], scene, t)
 
 
 def _mask(split: str, index: int, t: int) -> np.ndarray:
     return _drawn(split, index, t)[1].copy()
-
-
-def _objects(split: str, index: int, num_frames: int) -> Objects:
-    return first_frame_objects(_drawn(split, index, 0)[1], num_frames)
 
 
 @lru_cache(maxsize=16)  # the mask of a frame is usually asked for right after its picture

@@ -17,8 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from vos_jax.data.coco import Categories, categories_of, check_size, read_tables
-from vos_jax.data.folders import read_json
+from vos_jax.data.coco import (
+    Categories,
+    categories_of,
+    check_size,
+    is_crowd,
+    read_tables,
+    whole_number,
+)
+from vos_jax.data.folders import inner_name, read_json
 from vos_jax.data.instances import InstanceVideo
 from vos_jax.data.rle import RLE, areas, from_segmentations
 
@@ -86,7 +93,7 @@ class Annotations:
     def _truth(self, video: VideoFacts, entry: Mapping) -> Track:
         rles = masks_of(entry, video, f"{self.path}, annotation {entry.get('id')}")
         pixels = areas(rles) if entry.get("areas") is None else entry["areas"]
-        crowd = bool(entry.get("iscrowd", 0))
+        crowd = is_crowd(entry, self.path)
         return Track(entry["category_id"], rles, crowd=crowd, area=mean_area(pixels))
 
 
@@ -214,16 +221,15 @@ def _bbox(box: np.ndarray, mask: RLE | None) -> list[float] | None:
 
 
 def _facts(entry: Mapping, path: epath.Path) -> VideoFacts:
-    try:
-        files = [str(name) for name in entry["file_names"]]
-        size = (int(entry["height"]), int(entry["width"]))
-        video = VideoFacts(int(entry["id"]), size, int(entry.get("length", len(files))), files)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: expected videos with id, width, height, length and file_names, found"
-            f" {error!r} in video {entry.get('id')}"
-        ) from None
+    files, where = entry.get("file_names"), f"{path}, video {entry.get('id')}"
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise ValueError(f"{where}: expected file_names to be a list of names, found {files!r:.60}")
+    number, height, width = (whole_number(entry, key, where) for key in ("id", "height", "width"))
+    length = whole_number({"length": len(files), **entry}, "length", where)
+    video = VideoFacts(number, (height, width), length, files)
     check_size(video.size, f"{path}, video {video.id}")
+    for name in files:
+        inner_name(name, f"{path}, video {video.id}")
     if video.length != len(files) or not files:
         raise ValueError(
             f"{path}, video {video.id}: its length is {video.length}, but it has {len(files)} files"

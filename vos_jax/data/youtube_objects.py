@@ -36,6 +36,7 @@ from vos_jax.data.folders import (
     subfolders,
 )
 from vos_jax.data.frames import image_facts, read_image
+from vos_jax.data.packed import data_folder
 
 CATEGORIES = (
     "aeroplane",
@@ -66,7 +67,7 @@ def open_youtube_objects(dir: str, split: str = ALL, frames: str = "") -> list[V
         raise ValueError(
             f"youtube_objects: expected split {ALL!r} or one of {CATEGORIES}, got {split!r}"
         )
-    root = epath.Path(dir)
+    root = data_folder(dir)
     images = root / frames if frames else None
     require_folders((root, *([images] if images else [])), LAYOUT)
     names = CATEGORIES if split == ALL else (split,)

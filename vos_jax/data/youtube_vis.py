@@ -19,10 +19,11 @@ from functools import partial
 import numpy as np
 from etils import epath
 
-from vos_jax.data.coco import box_corners
+from vos_jax.data.coco import box_corners, is_crowd
 from vos_jax.data.folders import read_at, require_folders
 from vos_jax.data.frames import read_image
 from vos_jax.data.instances import Instances, InstanceVideo
+from vos_jax.data.packed import data_folder
 from vos_jax.data.rle import RLE, from_segmentations
 from vos_jax.data.track_files import Annotations, VideoFacts, read_annotations
 
@@ -45,7 +46,7 @@ def open_youtube_vis(
     Raises FileNotFoundError for a missing file or folder; ValueError for a file of another form,
     withheld annotations, or a part that holds no video.
     """
-    root = epath.Path(dir)
+    root = data_folder(dir)
     require_folders((root,), "YouTube-VIS has <dir>/<split>/JPEGImages and <dir>/<split>.json")
     file = read_annotations(annotation_file(root, split, annotations))
     if truth:
@@ -116,9 +117,9 @@ def _rles(
 
 def _describe(file: Annotations, video: VideoFacts, entries: Sequence[Mapping]) -> Instances:
     ids = [entry.get("id") for entry in entries]
-    if len(set(ids)) < len(ids) or not all(isinstance(i, int) for i in ids):
+    if not all(isinstance(i, int) for i in ids) or len(set(ids)) < len(ids):
         raise ValueError(f"{file.path}, video {video.id}: expected annotations of different ids")
-    crowd = [bool(entry.get("iscrowd", 0)) for entry in entries]
+    crowd = [is_crowd(entry, f"{file.path}, video {video.id}") for entry in entries]
     classes = [file.categories.class_of(entry["category_id"], file.path) for entry in entries]
     valid = np.array([_valid(entry) for entry in entries], bool).reshape(-1, video.length).T
     return Instances(

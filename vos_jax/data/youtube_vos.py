@@ -24,9 +24,17 @@ import numpy as np
 from etils import epath
 
 from vos_jax.data.clip import Objects, Video
-from vos_jax.data.folders import PairedFiles, read_at, read_json, read_lines, require_folders
+from vos_jax.data.folders import (
+    PairedFiles,
+    inner_name,
+    read_at,
+    read_json,
+    read_lines,
+    require_folders,
+)
 from vos_jax.data.frames import list_frames, list_masks, read_image
 from vos_jax.data.masks import read_mask
+from vos_jax.data.packed import data_folder
 
 FRAMES = ("all", "annotated", "masks")
 THINNED = ("valid", "test")  # splits whose JPEGImages hold every 5th frame
@@ -46,10 +54,11 @@ def open_youtube_vos(
     """
     if frames not in FRAMES:
         raise ValueError(f"youtube_vos: expected frames to be one of {FRAMES}, got {frames!r}")
-    root = epath.Path(dir) / split
+    folder = data_folder(dir)
+    root = folder / split
     parts = ("Annotations",) if frames == "masks" else ("JPEGImages", "Annotations")
     require_folders(
-        (epath.Path(dir), root, *(root / part for part in parts)),
+        (folder, root, *(root / part for part in parts)),
         "YouTube-VOS has <dir>/<split>/JPEGImages, <dir>/<split>/Annotations and"
         " <dir>/<split>/meta.json, the splits are train, valid and test",
     )
@@ -107,7 +116,9 @@ def read_meta(path: epath.Path) -> dict[str, dict]:
 def _videos(content: Any, path: epath.Path) -> dict[str, dict]:
     try:
         videos = {
-            name: {"objects": {k: _facts(k, o, name) for k, o in video["objects"].items()}}
+            inner_name(name, "videos", 1): {
+                "objects": {k: _facts(k, o, name) for k, o in video["objects"].items()}
+            }
             for name, video in content["videos"].items()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -130,6 +141,8 @@ def _facts(key: str, facts: dict, video: str) -> dict[str, Any]:
     if wrong:
         raise ValueError(f"object {key!r} of video {video!r} with a frame {wrong[0]!r}")
     names = [f if isinstance(f, str) else f"{f:05d}" for f in frames]
+    for name in names:
+        inner_name(name, f"object {key!r} of video {video!r}", 1)
     category = facts.get("category")
     return {**facts, "frames": names, "category": "" if category is None else str(category)}
 

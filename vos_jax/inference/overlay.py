@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -182,12 +183,19 @@ class _Mp4:
         self._video.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
+        try:
+            self._finish()
+        finally:
+            self._scratch.cleanup()
+
+    def _finish(self) -> None:
         if self._video is not None:
             self._video.release()
             self._video = None
+            if not _is_whole(self._growing):  # OpenCV does not tell when writing fails
+                raise OSError(f"{self._path}: cannot be written to the end; is the disk full?")
             with self._growing.open("rb") as source, whole_file(self._path) as target:
                 shutil.copyfileobj(source, target)
-        self._scratch.cleanup()
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
         codec = cv2.VideoWriter_fourcc(*"mp4v")
@@ -198,6 +206,20 @@ class _Mp4:
                 "folder (no ending) instead"
             )
         return video
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the boxes of an MP4 end where the file does, those of frames and index among them."""
+    kinds, at, size = set(), 0, path.stat().st_size
+    with path.open("rb") as file:
+        while at + 8 <= size:
+            file.seek(at)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if length == 1:
+                (length,) = struct.unpack(">Q", file.read(8).ljust(8, b"\0"))
+            kinds.add(kind)
+            at += max(length, 8)
+    return at == size and {b"mdat", b"moov"} <= kinds
 
 
 def _colour(mark: Mark) -> np.ndarray:

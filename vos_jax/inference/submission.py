@@ -27,7 +27,9 @@ from tqdm import tqdm
 from vos_jax.data.clip import Video
 from vos_jax.data.davis import open_davis
 from vos_jax.data.masks import encode_mask
+from vos_jax.data.packed import data_folder
 from vos_jax.data.youtube_vos import open_youtube_vos, read_meta
+from vos_jax.files import named_errors
 from vos_jax.inference.verification import (
     COLOURS,
     GREY,
@@ -110,7 +112,8 @@ def write_submission(
     names = _names(server, checked)
     part = out.parent / f"{out.name}.part-{uuid.uuid4().hex[:8]}"
     try:
-        _write_zip(part, names, _contents(checked))
+        with named_errors(out):
+            _write_zip(part, names, _contents(checked))
         _check_names(part, names)
         new_file(out, overwrite)  # nobody wrote it meanwhile
         part.replace(out)
@@ -137,10 +140,10 @@ def expected_sequences(
         videos = open_davis(os.fspath(data), DAVIS_SPLITS[server])
         listed = [set(video.frame_names) for video in videos]
     elif server == YOUTUBE_VOS:
-        source = epath.Path(meta) if meta else epath.Path(data) / split / "meta.json"
-        source = epath.Path(Path.cwd()) / source  # the reader would look in the split's folder
-        videos = open_youtube_vos(os.fspath(data), split, frames="annotated", meta=source)
-        objects = read_meta(source)
+        # the reader would look in the split's folder
+        own = epath.Path(Path.cwd()) / epath.Path(meta) if meta else ""
+        videos = open_youtube_vos(os.fspath(data), split, frames="annotated", meta=own)
+        objects = read_meta(own or data_folder(data) / split / "meta.json")
         listed = [_listed_frames(objects[video.name]) for video in videos]
     else:
         raise ValueError(f"expected one of {', '.join(SERVERS)}, got {server!r}")

@@ -1,13 +1,13 @@
 """RSIS and RIS from the command line: trained, stopped, resumed, scored, shown a user's image."""
 
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.stopping import stopped_by_sigterm, trained_steps
 from tests.systems.rsis.cases import official_arrays
 from tests.tiny import quick_compilation
 from vos_jax import convert, main, segment
@@ -39,30 +39,13 @@ def call(system, workdir, *more):
     main.main(["main", f"--config={FILE}:{system}_quick", f"--workdir={workdir}", *settings, *more])
 
 
-def stopped(batches):
-    """The pipeline's batches; SIGTERM arrives while the second one is fetched."""
-
-    def interrupted(*args, **kwargs):
-        for i, batch in enumerate(batches(*args, **kwargs)):
-            if i == 1:
-                signal.raise_signal(signal.SIGTERM)
-            yield batch
-
-    return interrupted
-
-
 @pytest.mark.parametrize("system", ["rsis", "ris"])
 def test_it_trains_stops_goes_on_is_scored_and_segments_an_image(system, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     if system == "rsis":  # once is enough
-        with monkeypatch.context() as patch:
-            patch.setattr(main, "batches", stopped(main.batches))
-            with pytest.raises(SystemExit) as stop:
-                call(system, workdir, "--mode=train")
-        assert stop.value.code == 128 + signal.SIGTERM
+        stopped_by_sigterm(monkeypatch, lambda: call(system, workdir, "--mode=train"))
     call(system, workdir)
-    lines = [json.loads(x) for x in (workdir / "logs/metrics.jsonl").read_text().splitlines()]
-    trained = [line for line in lines if line.get("kind") == "train"]
+    trained = trained_steps(workdir)
     assert [line["step"] for line in trained] == [1, 2, 3, 4]
     assert all(np.isfinite(line["loss"]) and line["gradient_norm"] > 0 for line in trained)
     results = workdir / "results/step_4"

@@ -163,7 +163,7 @@ class RVOS(VOSModel):
             decoded=decoded,
             present=valid,
             new=valid if masks is not None else jnp.zeros_like(valid),
-            slot=jnp.broadcast_to(jnp.arange(objects), valid.shape),
+            slot=jnp.broadcast_to(jnp.arange(objects, dtype=jnp.int32), valid.shape),
             cost=jnp.zeros(valid.shape, jnp.float32),
             started=jnp.zeros(batch, bool),
         )
