@@ -22,7 +22,7 @@ from vos_jax.data import synthetic_vis
 from vos_jax.data.instances import InstanceVideo, require_truth
 from vos_jax.data.sources import instance_videos, open_sources
 from vos_jax.data.track_files import Track, annotations_json
-from vos_jax.evaluating.plan import on_every_process
+from vos_jax.evaluating.plan import on_every_process, require_metric
 from vos_jax.evaluating.track_floors import floor_table, true_tracks
 from vos_jax.files import write_whole
 from vos_jax.inference.instances import Detector, linked_by
@@ -88,11 +88,7 @@ class TrackEvaluation:
 
     def check_metric(self) -> None:
         """Raises ValueError unless config.eval.metric is one of METRICS."""
-        if self._config.eval.metric not in METRICS:
-            raise ValueError(
-                f"config.eval.metric: protocol youtube-vis reports {', '.join(METRICS)}, found"
-                f" {self._config.eval.metric!r}"
-            )
+        require_metric(self._config.eval.metric, track_tables.PROTOCOL, METRICS)
 
     def scores(
         self, variables: Mapping[str, Any], out_dir: epath.PathLike, **options: bool
