@@ -154,8 +154,8 @@ def _shrink_to_quick(config: ConfigDict) -> None:
         }
     )
     # soft masks of a network that was trained for minutes agree less; chosen after 500 steps, on
-    # clips of both splits: scores of the test clips are optimistic. To choose it without them, score
-    # a few values on training clips: --mode eval --config.data.eval.synthetic.split=train
+    # clips of both splits: scores of the test clips are optimistic. To choose it without them,
+    # score values on training clips: --mode eval --config.data.eval.synthetic.split=train
     config.inference.id_threshold = 0.05
     config.data.clip.reach = 3
     config.loss.track_weight = 1.0
