@@ -23,6 +23,8 @@ Presets:
     Each of the rows is made of `paper`; PRESET_quick (as in ablation_reach_2_quick) of `quick`. But
     for the last, and the losses of the first, they train one network: --mode eval --checkpoint.
 
+The paper's figures 5 to 7 of what was trained: python -m vos_jax.figures --checkpoint WORKDIR.
+
 The truth of the official validation set is withheld: the last tenth of the training set, by video
 id, is held back and scored.
 
@@ -152,7 +154,8 @@ def _shrink_to_quick(config: ConfigDict) -> None:
         }
     )
     # soft masks of a network that was trained for minutes agree less; chosen after 500 steps, on
-    # clips of both splits: scores of the test clips are optimistic
+    # clips of both splits: scores of the test clips are optimistic. To choose it without them,
+    # score values on training clips: --mode eval --config.data.eval.synthetic.split=train
     config.inference.id_threshold = 0.05
     config.data.clip.reach = 3
     config.loss.track_weight = 1.0

@@ -35,7 +35,7 @@ from vos_jax.evaluating.methods import (
     goes_without_masks,
     segmenters,
 )
-from vos_jax.evaluating.plan import batches, in_order, on_every_process, share
+from vos_jax.evaluating.plan import batches, in_order, on_every_process, require_metric, share
 from vos_jax.evaluating.walk import walk
 from vos_jax.files import write_whole
 from vos_jax.inference.overlay import OverlayWriter
@@ -182,12 +182,7 @@ class Evaluation:
 
     def check_metric(self) -> None:
         """Raises ValueError unless the protocol reports config.eval.metric."""
-        metric, known = self._config.eval.metric, self.protocol.metric_names
-        if metric not in known:
-            raise ValueError(
-                f"config.eval.metric: protocol {self.protocol.name} reports {', '.join(known)},"
-                f" found {metric!r}"
-            )
+        require_metric(self._config.eval.metric, self.protocol.name, self.protocol.metric_names)
 
     def scores(
         self, variables: Mapping[str, Any], out_dir: epath.PathLike, **options: bool

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from vos_jax.data.painted import PaintedVideo
 from vos_jax.data.rle import encode
 from vos_jax.data.sources import open_sources
-from vos_jax.evaluating.plan import on_every_process
+from vos_jax.evaluating.plan import on_every_process, require_metric
 from vos_jax.files import write_whole
 from vos_jax.inference.rollout import begin
 from vos_jax.inference.setup import build_inference
@@ -107,11 +107,7 @@ class InstanceEvaluation:
 
     def check_metric(self) -> None:
         """Raises ValueError unless config.eval.metric is one of METRICS."""
-        if self._config.eval.metric not in METRICS:
-            raise ValueError(
-                f"config.eval.metric: protocol {INSTANCES} reports {', '.join(METRICS)}, found"
-                f" {self._config.eval.metric!r}"
-            )
+        require_metric(self._config.eval.metric, INSTANCES, METRICS)
 
     def scores(
         self, variables: Mapping[str, Any], out_dir: epath.PathLike, **options: bool

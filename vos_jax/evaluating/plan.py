@@ -1,7 +1,8 @@
 """Which process scores which videos, which of them go together, and how the results come together.
 
 Every process makes the same plan of all videos. None waits for another one before its share is
-done; whatever went wrong on one of them is then told on all.
+done; whatever went wrong on one of them is then told on all. Before any of it, the metric that the
+best checkpoint is chosen by must be one that comes out.
 """
 
 import json
@@ -97,3 +98,12 @@ def _shape(video: Video) -> tuple:
 def _work(batch: Sequence[Video]) -> int:
     height, width = batch[0].original_size
     return height * width * bucket(len(batch[0].ids)) * max(map(len, batch))
+
+
+def require_metric(metric: str, protocol: str, reported: Sequence[str]) -> None:
+    """Raises ValueError unless config.eval.metric is among the metrics that a protocol reports."""
+    if metric not in reported:
+        raise ValueError(
+            f"config.eval.metric: protocol {protocol} reports {', '.join(reported)}, found"
+            f" {metric!r}"
+        )

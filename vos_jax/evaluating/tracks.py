@@ -22,14 +22,14 @@ from vos_jax.data import synthetic_vis
 from vos_jax.data.instances import InstanceVideo, require_truth
 from vos_jax.data.sources import instance_videos, open_sources
 from vos_jax.data.track_files import Track, annotations_json
-from vos_jax.evaluating.plan import on_every_process
+from vos_jax.evaluating.plan import on_every_process, require_metric
 from vos_jax.evaluating.track_floors import floor_table, true_tracks
 from vos_jax.files import write_whole
 from vos_jax.inference.instances import Detector, linked_by
 from vos_jax.inference.linking.base import Linked
 from vos_jax.inference.overlay import OverlayWriter, marks_of
 from vos_jax.inference.tracks import Tracks
-from vos_jax.inference.vis_setup import build_vis_inference, check_linkers
+from vos_jax.inference.vis_setup import VISInference, build_vis_inference, check_linkers
 from vos_jax.inference.writers import FrameResult
 from vos_jax.metrics import track_tables
 from vos_jax.metrics.text_table import format_table
@@ -88,11 +88,7 @@ class TrackEvaluation:
 
     def check_metric(self) -> None:
         """Raises ValueError unless config.eval.metric is one of METRICS."""
-        if self._config.eval.metric not in METRICS:
-            raise ValueError(
-                f"config.eval.metric: protocol youtube-vis reports {', '.join(METRICS)}, found"
-                f" {self._config.eval.metric!r}"
-            )
+        require_metric(self._config.eval.metric, track_tables.PROTOCOL, METRICS)
 
     def scores(
         self, variables: Mapping[str, Any], out_dir: epath.PathLike, **options: bool
@@ -141,20 +137,12 @@ class TrackEvaluation:
         self, variables: Any, video: InstanceVideo, overlays: epath.Path | None, overwrite: bool
     ) -> dict[str, list[Track]]:
         """The tracks of a video by every linker, from one pass of the network."""
-        detector = Detector(self._inference.model, variables)
-        linkers = {name: self._inference.begin(name, variables) for name in self._linkers}
-        tracks = {name: Tracks(self._inference.aggregate) for name in linkers}
-        linked: dict[str, list] = {name: [] for name in linkers}
-        for t in range(len(video)):
-            frame = video.frame(t)
-            detected = detector(frame)
-            for name, linker in linkers.items():
-                linked[name] += linked_by(linker, frame, detected)
-        for name, linker in linkers.items():
-            linked[name] += linker.finish()
-            tracks[name].add(linked[name])
+        linked = follow(self._inference, variables, self._linkers, video)
+        tracks = {name: Tracks(self._inference.aggregate) for name in linked}
+        for name, frames in linked.items():
+            tracks[name].add(frames)
         if overlays is not None:
-            _draw(video, linked[next(iter(linkers))], overlays, overwrite)
+            _draw(video, linked[self._linkers[0]], overlays, overwrite)
         return {name: found.tracks(video.category_ids) for name, found in tracks.items()}
 
     def _finish(
@@ -210,6 +198,23 @@ class TrackEvaluation:
                 folder, found.methods[name], settings=settings, overwrite=overwrite
             )
         write_whole(out_dir / "tables.txt", f"{found.report()}\n".encode())
+
+
+def follow(
+    inference: VISInference, variables: Any, linkers: Sequence[str], video: InstanceVideo
+) -> dict[str, list[Linked]]:
+    """The frames of a video as each linker links them, from one pass of the network."""
+    detector = Detector(inference.model, variables)
+    begun = {name: inference.begin(name, variables) for name in linkers}
+    linked: dict[str, list] = {name: [] for name in linkers}
+    for t in range(len(video)):
+        frame = video.frame(t)
+        detected = detector(frame)
+        for name, linker in begun.items():
+            linked[name] += linked_by(linker, frame, detected)
+    for name, linker in begun.items():
+        linked[name] += linker.finish()
+    return linked
 
 
 def _check_categories(videos: Sequence[InstanceVideo], classes: int) -> None:
