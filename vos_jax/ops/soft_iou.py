@@ -6,8 +6,8 @@ Propagation" (MaskProp), CVPR 2020, sections 3.3 and 3.4:
     sIoU(A, B) = sum_p A B / sum_p (A + B - A B)
 
 Without any mass it is 0, as is its gradient. Less than 1e-12 pixels count as none: the gradient of
-the ratio has the square of the mass below it, which float32 cannot hold. `ops.losses.soft_iou_costs`
-is that of RVOS, which adds a constant.
+the ratio has the square of the mass below it, which float32 cannot hold. RVOS's
+`ops.losses.soft_iou_costs` adds a constant.
 """
 
 import jax
