@@ -34,6 +34,7 @@ VERBS = {
     "package": Verb("package", "check results and zip them for an evaluation server"),
     "convert": Verb("convert", "import the released weights of a system or backbone"),
     "data-check": Verb("data_check", "what a data folder holds, and what is wrong in it"),
+    "doctor": Verb("doctor", "is this machine ready: versions, devices, folders, a self-test"),
     "benchmark": Verb("benchmark", "speed and memory", named=False),
 }
 
@@ -46,6 +47,7 @@ vos-jax VERB --help lists the flags of a verb, with an example; --quiet goes wit
 Python: import vos_jax. A verb ends with 0 when done, with 1 and one message when not, with 130
 when interrupted (Ctrl-C). To begin:
 
+    vos-jax doctor
     vos-jax train --config feelvos --workdir runs/demo
     vos-jax evaluate --config feelvos --workdir runs/demo"""
 

@@ -81,6 +81,13 @@ def path_flag(
     flags.DEFINE(_PathParser(), name, default, meaning, flag_values=values)
 
 
+def paths_flag(values: flags.FlagValues, name: str, meaning: str) -> None:
+    """Define --name in `values`, paths: one each time that the flag is given."""
+    flags.DEFINE_multi(
+        _PathParser(), flags.ArgumentSerializer(), name, [], meaning, flag_values=values
+    )
+
+
 def parse_flags(
     values: flags.FlagValues,
     argv: Sequence[str],
