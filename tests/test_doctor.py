@@ -106,7 +106,5 @@ def test_a_machine_that_computes_wrongly_is_told(monkeypatch):
 
     monkeypatch.setattr(doctor, "VideoSegmenter", Broken)
     monkeypatch.setattr(doctor, "init_variables", lambda *_: {})
-    with pytest.raises(
-        doctor.Wrong, match=r"frame 0 has a mask uint8 .* ids \[77\], expected"
-    ):
+    with pytest.raises(doctor.Wrong, match=r"frame 0 has a mask uint8 .* ids \[77\], expected"):
         doctor.self_test()

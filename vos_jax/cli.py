@@ -33,6 +33,7 @@ VERBS = {
     "score": Verb("score", "official measures on folders of results, anybody's"),
     "package": Verb("package", "check results and zip them for an evaluation server"),
     "convert": Verb("convert", "import the released weights of a system or backbone"),
+    "import-annotations": Verb("import_annotations", "COCO, labelme, CVAT or YouTube-VIS to masks"),
     "data-check": Verb("data_check", "what a data folder holds, and what is wrong in it"),
     "doctor": Verb("doctor", "is this machine ready: versions, devices, folders, a self-test"),
     "benchmark": Verb("benchmark", "speed and memory", named=False),
