@@ -78,8 +78,12 @@ COCO = {
         {},
         "1 of 2 annotations have no track_id or instance_id, the others do",
     ),
-    "an unknown image": ([entry(1, 0, 1, image_id=99)], {}, "annotation 1: image_id is 99"),
-    "an id of no image": ([entry(1, 0, 1, image_id=[])], {}, "expected a number as the id"),
+    "an unknown image": (
+        [entry(1, 0, 1, image_id=99)],
+        {},
+        "not list: 99, of annotation 1; it lists 10, 9",
+    ),
+    "an id of no image": ([entry(1, 0, 1, image_id=[])], {}, r"not list: \[\], of annotation 1"),
     "boxes": ([entry(1, 0, 1, segmentation=None)], {}, "annotation 1: has no segmentation; a box"),
     "a path out": (
         [],

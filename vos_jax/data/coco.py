@@ -51,17 +51,38 @@ def open_coco(dir: str, split: str, annotations: str = "", images: str = "") -> 
     require_folders((root, folder), "COCO has <dir>/annotations/instances_<split>.json and <split>")
     content = read_tables(path, ("images", "categories", "annotations"))
     categories = categories_of(content["categories"], path)
-    by_image = defaultdict(list)
-    for annotation in content["annotations"]:
-        by_image[annotation.get("image_id")].append(annotation)
-    listed = {image.get("id"): image for image in content["images"]}
-    lost = [str(key) for key in by_image if key not in listed]
-    if lost:
-        raise ValueError(f"{path}: annotations of images that the file does not list: {some(lost)}")
+    listed, by_image = images_of(content, path)
     return [
         _video(listed[key], by_image.get(key, []), categories, folder, path)
         for key in sorted(listed)
     ]
+
+
+def images_of(
+    content: Mapping[str, Sequence[Mapping]], path: epath.PathLike
+) -> tuple[dict[int, Mapping], dict[int, list[Mapping]]]:
+    """The images of an annotation file by id, and the annotations of each that has any.
+
+    Raises ValueError for an id that is no number or used twice, and for annotations of others.
+    """
+    listed: dict[int, Mapping] = {}
+    for image in content["images"]:
+        if not isinstance(image.get("id"), int) or image["id"] in listed:
+            raise ValueError(
+                f"{path}: expected images of different whole numbers as id, found"
+                f" {image.get('id')!r}"
+            )
+        listed[image["id"]] = image
+    by_image = defaultdict(list)
+    for annotation in content["annotations"]:
+        key = annotation.get("image_id")
+        if not isinstance(key, int) or key not in listed:
+            raise ValueError(
+                f"{path}: annotations of images that the file does not list: {key!r}, of annotation"
+                f" {annotation.get('id')}; it lists {some([*map(str, listed)])}"
+            )
+        by_image[key].append(annotation)
+    return listed, dict(by_image)
 
 
 def read_tables(
@@ -102,6 +123,18 @@ def categories_of(rows: Sequence[Mapping], path: epath.PathLike) -> Categories:
     return Categories([named[i] for i in ids], ids)
 
 
+def size_of(image: Mapping, where: str) -> tuple[int, int]:
+    """(H, W) that an annotation file gives for an image; ValueError where it is none."""
+    try:
+        size = int(image["height"]), int(image["width"])
+    except KeyError as error:
+        raise ValueError(f"{where}: {error.args[0]} is missing") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{where}: expected height and width to be numbers") from None
+    check_size(size, where)
+    return size
+
+
 def check_size(size: tuple[int, int], where: str) -> None:
     """Raises ValueError for the size (H, W) of no image, or one that could not be read."""
     if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
@@ -120,8 +153,7 @@ def _video(
 ) -> InstanceVideo:
     where = f"{path}, image {image.get('id')}"
     try:
-        file, size = str(image["file_name"]), (int(image["height"]), int(image["width"]))
-        check_size(size, where)
+        file, size = str(image["file_name"]), size_of(image, where)
         instances = _instances(annotations, categories, size, where)
     except KeyError as error:
         raise ValueError(f"{where}: {error.args[0]} is missing") from None
@@ -148,11 +180,18 @@ def _instances(
             [categories.class_of(a["category_id"], where) for a in annotations], np.int32
         ),
         crowd=np.array([bool(a.get("iscrowd", 0)) for a in annotations], bool),
-        valid=np.array([[a.get("area", 1) > 0 for a in annotations]], bool).reshape(1, -1),
+        valid=np.array([[_area(a, where) > 0 for a in annotations]], bool).reshape(1, -1),
         categories=categories.names,
         original_size=size,
         boxes=corners.reshape(1, -1, 4),
     )
+
+
+def _area(annotation: Mapping, where: str) -> float:
+    area = annotation.get("area", 1)
+    if not isinstance(area, (int, float)):
+        raise ValueError(f"{where}: expected area to be a number, found {area!r}")
+    return area
 
 
 def box_corners(bbox: Any, where: str) -> tuple[float, float, float, float]:

@@ -12,12 +12,12 @@ from typing import Any
 
 from etils import epath
 
-from vos_jax.data.coco import Categories, categories_of, check_size, read_tables
+from vos_jax.data.coco import Categories, categories_of, images_of, read_tables, size_of
 from vos_jax.data.frames import in_order
 from vos_jax.data.rle import from_segmentation
 from vos_jax.data.track_files import read_annotations
 from vos_jax.importing.drawn import DrawnSequence, Shape
-from vos_jax.importing.frames import FolderFrames, Frames, inside
+from vos_jax.importing.frames import FolderFrames, inside
 from vos_jax.notes import note
 
 IDENTITIES = ("track_id", "instance_id")
@@ -27,14 +27,7 @@ def read_coco(source: epath.Path, frames: epath.Path) -> list[DrawnSequence]:
     """The sequences of an annotation file, by their names; raises ValueError that names it."""
     content = read_tables(source, ("images", "categories", "annotations"))
     categories = categories_of(content["categories"], source)
-    images = {_key(image.get("id"), f"{source}, an image"): image for image in content["images"]}
-    by_image: dict[Any, list[Mapping]] = defaultdict(list)
-    for entry in content["annotations"]:
-        where = f"{source}, annotation {entry.get('id')}"
-        key = _key(entry.get("image_id"), where)
-        if key not in images:
-            raise ValueError(f"{where}: image_id is {key!r}, which the file does not list")
-        by_image[key].append(entry)
+    images, by_image = images_of(content, source)
     by_order = _by_order(content["annotations"], source)
     groups: dict[str, dict[str, Any]] = defaultdict(dict)
     for key, image in images.items():
@@ -51,8 +44,8 @@ def read_coco(source: epath.Path, frames: epath.Path) -> list[DrawnSequence]:
         for stem in (file.stem for file in in_order(map(epath.Path, keys))):
             where = f"{source}, image {keys[stem]}"
             image = images[keys[stem]]
-            _check_image(opened, opened.checked(stem, where), image, where)
-            entries = enumerate(by_image[keys[stem]], 1)
+            opened.check_size(opened.checked(stem, where), size_of(image, where), where)
+            entries = enumerate(by_image.get(keys[stem], ()), 1)
             size = opened.size(stem)
             shapes[stem] = [_shape(e, n * by_order, categories, size, source) for n, e in entries]
         name = epath.Path(folder).name or frames.name
@@ -84,12 +77,6 @@ def read_youtube_vis(source: epath.Path, frames: epath.Path) -> list[DrawnSequen
                     shapes[stem].append(Shape(identity, names[track.category_id], rle))
         found.append(DrawnSequence(folder.name or str(video.id), opened, shapes))
     return found
-
-
-def _key(value: Any, where: str) -> int | str:
-    if not isinstance(value, (int, str)):
-        raise ValueError(f"{where}: expected a number as the id of an image, found {value!r}")
-    return value
 
 
 def _by_order(entries: list[Mapping], source: epath.Path) -> bool:
@@ -127,12 +114,3 @@ def _shape(
         raise ValueError(f"{where}: has no segmentation; a box alone tells no mask")
     identity = None if entry.get("iscrowd") else order or _identity(entry)
     return Shape(identity, name, rle)
-
-
-def _check_image(frames: Frames, stem: str, image: Mapping, where: str) -> None:
-    try:
-        size = int(image["height"]), int(image["width"])
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(f"{where}: expected height and width as numbers") from None
-    check_size(size, where)
-    frames.check_size(stem, size, where)
