@@ -48,3 +48,15 @@ def labelme(path, t, shapes, **changes):
 def polygon(label, inside, **changes):
     points = np.reshape(rectangle(inside), (-1, 2)).tolist()
     return {"label": label, "points": points, "shape_type": "polygon", "group_id": None} | changes
+
+
+def box(t, inside, outside=0, more=""):
+    """A shape of CVAT."""
+    left, top, right, bottom = corners(inside)
+    place = f'xtl="{left}.00" ytl="{top}.00" xbr="{right}.00" ybr="{bottom}.00"'
+    return f'<box frame="{t}" keyframe="1" outside="{outside}" occluded="0" {place} {more}/>'
+
+
+def track(number, label, *shapes):
+    """A track of CVAT."""
+    return f'<track id="{number}" label="{label}">{"".join(shapes)}</track>'

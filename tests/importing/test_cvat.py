@@ -4,23 +4,13 @@ import numpy as np
 import pytest
 
 from tests.data.trees import SIZE, frame, labels, write_video
-from tests.importing.runs import FRAMES, corners, imported, rectangle, refused
+from tests.importing.runs import FRAMES, box, imported, rectangle, refused, track
 
 
 def cvat(path, tracks, head="", size=SIZE):
     size = f"<original_size><width>{size[1]}</width><height>{size[0]}</height></original_size>"
     meta = f"<meta><task>{size}</task></meta>"
     path.write_text(f"{head}<annotations><version>1.1</version>{meta}{tracks}</annotations>")
-
-
-def track(number, label, *shapes):
-    return f'<track id="{number}" label="{label}">{"".join(shapes)}</track>'
-
-
-def box(t, inside, outside=0, more=""):
-    left, top, right, bottom = corners(inside)
-    place = f'xtl="{left}.00" ytl="{top}.00" xbr="{right}.00" ybr="{bottom}.00"'
-    return f'<box frame="{t}" keyframe="1" outside="{outside}" occluded="0" {place} {more}/>'
 
 
 def test_cvat_shapes_hold_until_the_next_and_end_where_they_are_outside(place, capsys):
