@@ -2,9 +2,11 @@
 
 import argparse
 import ctypes
+import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -15,9 +17,10 @@ import pytest
 
 from tests.tiny import quick_compilation
 from vos_jax import benchmark
-from vos_jax.benchmarks import systems
+from vos_jax.benchmarks import instances, systems
 from vos_jax.benchmarks.measuring import Case, resident_in_use
 from vos_jax.benchmarks.stream import Stream, stream_table
+from vos_jax.benchmarks.training import step_config
 from vos_jax.systems.base import Part
 from vos_jax.systems.build import variable_shapes
 from vos_jax.systems.table import SYSTEMS, systems_of
@@ -103,7 +106,7 @@ def test_parts_of_a_full_size_frame_give_what_they_give_in_their_stage(system, m
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variable_shapes(model))
 
     monkeypatch.setattr(systems, "init_variables", zeros)
-    options = argparse.Namespace(frame=(65, 97), objects=2)
+    options = argparse.Namespace(frame=(65, 97), objects=2, dtype="float32", precision="")
     cases = {case.name: case for case in benchmark.stages_by_name()[system](options)}
     found = jax.eval_shape(
         lambda: {name: jax.jit(case.function)(*case.arguments()) for name, case in cases.items()}
@@ -117,6 +120,65 @@ def test_parts_of_a_full_size_frame_give_what_they_give_in_their_stage(system, m
     assert list(cases) == names
     assert found["whole frame"][1] == found["segment"]
     assert found["whole frame"][0] == found["memorize"]
+
+
+@pytest.mark.parametrize("system", ["mask_rcnn", "maskprop"])
+def test_stages_of_a_full_size_frame_of_instances_fit_together(system, monkeypatch):
+    """Shapes alone: nothing is computed."""
+
+    def zeros(model, rng):
+        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), variable_shapes(model))
+
+    monkeypatch.setattr(instances, "init_variables", zeros)
+    monkeypatch.setattr(jax, "jit", lambda function: partial(jax.eval_shape, function))
+    options = argparse.Namespace(frame=(72, 128), dtype="bfloat16", precision="")
+    cases = {case.name: case for case in benchmark.stages_by_name()[system](options)}
+    found = {name: jax.eval_shape(case.function, *case.arguments()) for name, case in cases.items()}
+    slots = SYSTEMS[system].model().max_detections
+    memory, linked = found["whole frame"]
+    assert (memory, linked) == found["link"]
+    assert linked.detections.boxes.shape == found["detect"].boxes.shape == (1, slots, 4)
+    assert found["masks on their grids"].shape == found["detect"].masks.shape
+    assert found["masks of the frame"].shape == (1, slots, 72, 128)
+    assert found["boxes of proposals"][0].shape[:2] == found["propose"][1].shape
+    assert cases["whole frame"].arguments()[0]["params"]
+
+
+def test_figures_are_kept_and_a_later_run_is_compared_with_them(tmp_path, capsys):
+    small = ["matching", "--grid", "9", "12", "--rounds", "1", "--only", "CFBI global, 1 object"]
+    file = tmp_path / "before.json"
+    benchmark.main([*small, "--json", str(file)])
+    kept = json.loads(file.read_text())
+    (name,) = kept["cases"]
+    kept["cases"][name]["run_ms"] = 1e9
+    file.write_text(json.dumps(kept))
+    capsys.readouterr()
+    benchmark.main([*small, "--against", str(file)])
+    lines = capsys.readouterr().out.splitlines()
+    assert any("grid 9x12" in line and line.startswith("against") for line in lines)
+    assert re.search(r"1000000000\.0 +\d+\.\d +0\.00$", lines[-1])
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"cases": {"a": {}}}'])
+def test_figures_that_cannot_be_read_are_refused_before_anything_is_measured(
+    content, tmp_path, capsys
+):
+    file = tmp_path / "before.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SystemExit):
+        benchmark.main([*SMALL, "--against", str(file)])
+    said = capsys.readouterr()
+    assert f"--against {file}: expected a file that --json" in said.err and not said.out
+
+
+def test_precision_is_an_option_of_systems_that_have_one(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["agame", "--precision", "x3"])
+    assert "--precision" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--precision: agame has no distances"):
+        step_config("agame", "quick", precision="x3")
+    assert step_config("stm", "quick", precision="x3").model.precision == "x3"
 
 
 def test_a_stream_that_is_as_it_should_be_keeps_all_bounds(capsys):

@@ -12,6 +12,7 @@ from vos_jax.benchmarks.sweep import sweep_panels, sweep_report, sweep_table
 from vos_jax.benchmarks.training import PRESETS, REMAT, Step, measure_step, step_config, use_devices
 from vos_jax.files import write_whole
 from vos_jax.metrics.text_table import format_table
+from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.table import systems_of
 
 
@@ -23,6 +24,8 @@ def add_commands(stages: Any) -> None:
     train.add_argument("--fsdp", type=int, default=1, help="of these along the axis fsdp")
     train.add_argument("--batch", type=int, default=0, help="on all devices (default: preset's)")
     train.add_argument("--dtype", choices=("float32", "bfloat16"), default="", help="of the model")
+    precision = "model.precision (default: the preset's)"
+    train.add_argument("--precision", choices=PRECISIONS, default="", help=precision)
     train.add_argument("--remat", choices=REMAT, default="none", help="config.train.remat")
     train.add_argument("--rounds", type=int, default=10, help="timed steps (default: 10)")
     train.add_argument("--json", metavar="FILE", help="write the figures there, too")
@@ -71,6 +74,7 @@ def run_train(options: argparse.Namespace) -> None:
         batch=options.batch,
         dtype=options.dtype,
         remat=options.remat,
+        precision=options.precision,
     )
     if options.devices % options.fsdp:
         raise ValueError(f"--fsdp: expected a divisor of {options.devices}, found {options.fsdp}")
@@ -84,6 +88,7 @@ def run_train(options: argparse.Namespace) -> None:
         "fsdp": config.mesh.fsdp,
         "batch": config.train.batch,
         "dtype": config.model.dtype,
+        "precision": config.model.get("precision", ""),
         "remat": options.remat,
     }
     found = measure_step(Step.of(config, devices), options.rounds)

@@ -142,3 +142,27 @@ def case_table(cases: Sequence[Case], results: dict[str, Measurement]) -> str:
             )
         )
     return format_table(rows, left=(0, 5))
+
+
+def figures(results: dict[str, Measurement]) -> dict[str, dict[str, Any]]:
+    """Of every case, by its name, what a file keeps of it."""
+    return {
+        name: {
+            "compile_s": result.compile,
+            "run_ms": 1e3 * result.median,
+            "each_ms": [1e3 * seconds for seconds in result.rounds],
+            "temp_bytes": result.temp,
+            "peak_bytes": result.peak,
+        }
+        for name, result in results.items()
+    }
+
+
+def ratio_table(before: dict[str, dict], now: dict[str, dict]) -> str:
+    """Cases that both have: milliseconds then and now, and how many times as long it takes now."""
+    rows = [("work", "then ms", "now ms", "ratio")]
+    for name, found in now.items():
+        if name in before:
+            times = float(before[name]["run_ms"]), found["run_ms"]
+            rows.append((name, *(f"{t:.1f}" for t in times), f"{times[1] / times[0]:.2f}"))
+    return format_table(rows)

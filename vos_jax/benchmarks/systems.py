@@ -6,7 +6,7 @@ and methods, called with what they are given there.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -23,17 +23,24 @@ from vos_jax.systems.build import init_variables
 WHOLE = "whole frame"
 
 
-def system_cases(system: System, options: argparse.Namespace) -> list[Case]:
-    """A whole frame of the released network, its stages, and the parts that its entry names."""
-    frame = Frame(system, tuple(options.frame), options.objects)
+def system_cases(
+    system: System, options: argparse.Namespace, fields: Mapping[str, Any]
+) -> list[Case]:
+    """A whole frame of the released network, its stages, and the parts that its entry names.
+
+    fields: of the model, in place of the released ones.
+    """
+    frame = Frame(system, tuple(options.frame), options.objects, fields)
     return [*frame.stages(), *(case for part in system.parts for case in frame.part(part))]
 
 
 class Frame:
     """A frame of a video and what is known by then, made when it is needed."""
 
-    def __init__(self, system: System, size: tuple[int, int], objects: int):
-        self._model, self._warm_up = system.model(**system.measured), system.warm_up
+    def __init__(
+        self, system: System, size: tuple[int, int], objects: int, fields: Mapping[str, Any]
+    ):
+        self._model, self._warm_up = system.model(**{**system.measured, **fields}), system.warm_up
         self._size, self._objects = size, objects
         self.inputs, self.started = cache(self._inputs), cache(self._started)
         self.memorized = cache(self._memorized)

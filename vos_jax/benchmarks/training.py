@@ -57,11 +57,18 @@ def use_devices(count: int) -> list[jax.Device]:
 
 
 def step_config(
-    system: str, preset: str, *, batch: int = 0, dtype: str = "", remat: str = "none"
+    system: str,
+    preset: str,
+    *,
+    batch: int = 0,
+    dtype: str = "",
+    remat: str = "none",
+    precision: str = "",
 ) -> ConfigDict:
     """The config of a step; "tiny" is quick with the system's tiny model and small crops.
 
-    batch 0 and dtype "": those of the preset. Raises ValueError for a remat that cannot be had.
+    batch 0, dtype "" and precision "": those of the preset. Raises ValueError for a remat that
+    cannot be had, and for a precision where the system has none to choose.
     """
     config = system_config(system, "quick" if preset == "tiny" else preset)
     if preset == "tiny":
@@ -69,6 +76,12 @@ def step_config(
     config.train.batch = batch or config.train.batch
     config.model.dtype = dtype or config.model.dtype
     config.train.remat = remat
+    if precision:
+        if "precision" not in config.model:
+            raise ValueError(
+                f"--precision: {system} has no distances or reads that it would change"
+            )
+        config.model.precision = precision
     return config
 
 
