@@ -11,7 +11,7 @@ from PIL import Image
 from tests.data import test_still_instances, test_youtube_vis
 from tests.data.trees import davis_tree, frame, images_tree, labels, write_image, youtube_tree
 from vos_jax import data_check
-from vos_jax.data.masks import write_mask
+from vos_jax.data.masks import read_mask, write_mask
 from vos_jax.data_checks.layouts import check
 
 
@@ -203,3 +203,24 @@ def test_the_first_frame_of_a_video_needs_its_mask(tmp_path):
     assert "the first frame, 00000, has none" in check(root).problems["frame with no mask"][1]
     write_mask(root / "masks/00000.png", 0 * labels(0))
     assert list(check(root).problems) == ["first mask without object"]
+
+
+def test_davis_2016_has_masks_of_0_and_255_and_pairs_in_its_lists(tmp_path):
+    root = davis_tree(tmp_path)
+    for file in root.glob("Annotations/480p/*/*.png"):
+        cv2.imwrite(str(file), 255 * (read_mask(file) > 0).astype(np.uint8))
+    lists = root / "ImageSets/480p"
+    (root / "ImageSets/2017").rename(lists)
+    parts = [f"/{part}/480p/bear/00000" for part in ("JPEGImages", "Annotations")]
+    (lists / "train.txt").write_text(f"{parts[0]}.jpg {parts[1]}.png\n")
+    found = check(root)
+    assert not found.problems and found.splits == {"480p/train": 1} and sum(found.objects) == 2
+    assert list(found.remarks) == ["sequence in no list"]
+
+
+def test_test_splits_of_the_unsupervised_task_need_no_masks(tmp_path):
+    root = davis_tree(tmp_path, split="test-dev")
+    (root / "ImageSets/2017").rename(root / "ImageSets/2019")
+    shutil.rmtree(root / "Annotations")
+    found = check(root)
+    assert not found.problems and (found.frames, found.masks) == (10, 0)

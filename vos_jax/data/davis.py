@@ -114,13 +114,13 @@ def _sequences(root: epath.Path, split: str, candidates: list[epath.Path], year:
             f"{' or '.join(map(str, candidates))}: no such list of sequences;"
             f" splits that exist for year {year}: {', '.join(known) or 'none'}"
         )
-    names = [_sequence(line, found) for line in read_lines(found)]
+    names = [listed_sequence(line, found) for line in read_lines(found)]
     if not names:
         raise ValueError(f"{found}: the list of sequences is empty")
     return list(dict.fromkeys(names))
 
 
-def _sequence(line: str, path: epath.Path) -> str:
+def listed_sequence(line: str, path: epath.Path) -> str:
     """The name in a line: all of it, or that in "/JPEGImages/480p/NAME/00000.jpg /Annot..."."""
     if "/" not in line:
         return line

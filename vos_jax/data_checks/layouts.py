@@ -5,26 +5,24 @@ for is checked file by file; at last its own reader opens it, so that what train
 told here.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 from etils import epath
 
-from vos_jax.data.clip import Video
-from vos_jax.data.davis import ANNOTATIONS, RESOLUTIONS, open_davis
-from vos_jax.data.folders import read_lines, some, subfolders
+from vos_jax.data.folders import some, subfolders
 from vos_jax.data.frames import list_images
 from vos_jax.data.images import JPEG_SUFFIXES, open_images, pair_folders, read_pair_mask
 from vos_jax.data.youtube_vos import open_youtube_vos, read_meta
+from vos_jax.data_checks.davis import check_davis
 from vos_jax.data_checks.findings import Findings
-from vos_jax.data_checks.sequences import check_sequence, listed, need_first_objects, need_masks
+from vos_jax.data_checks.sequences import bar, check_sequence, listed, opened
 from vos_jax.data_checks.tables import (
     check_coco,
     check_polygons,
     check_youtube_vis,
     splits_with_tables,
 )
-from vos_jax.notes import progress_bar
 
 FRAMES, MASKS = "frames", "masks"  # the folders of one video
 
@@ -56,7 +54,7 @@ def _recognised(root: epath.Path, masks: epath.Path | None) -> Callable[[Finding
     if (root / "meta.json").is_file() and (root / "JPEGImages").is_dir():
         return partial(_youtube_vos, root.parent, [root.name])
     if (root / "JPEGImages").is_dir():
-        return partial(_davis, root)
+        return partial(check_davis, root)
     if splits := [f.name for f in subfolders(root) if (f / "meta.json").is_file()]:
         return partial(_youtube_vos, root, splits)
     of_videos, of_images = splits_with_tables(root)
@@ -88,83 +86,13 @@ def _unknown(root: epath.Path, found: Findings) -> None:
     )
 
 
-def _davis(root: epath.Path, found: Findings) -> None:
-    found.layout = "DAVIS"
-    resolutions = [name for name in RESOLUTIONS if (root / "JPEGImages" / name).is_dir()]
-    if not resolutions:
-        inside = some([f.name for f in subfolders(root / "JPEGImages")])
-        found.problem(
-            "no folder of a resolution",
-            f"{root / 'JPEGImages'}: expected {' or '.join(RESOLUTIONS)} in it, whatever the size"
-            f" of the frames, and the sequences in that, found {inside}; move the sequences to"
-            f" JPEGImages/{RESOLUTIONS[0]} and Annotations/{RESOLUTIONS[0]}",
-        )
-        return
-    tasks = [task for task, name in ANNOTATIONS.items() if (root / name).is_dir()]
-    if not tasks:
-        found.problem(
-            "missing file or folder", f"{root / 'Annotations'}: no such folder; it holds the masks"
-        )
-        return
-    lists = sorted((root / "ImageSets").glob("20*/*.txt"))
-    for resolution in resolutions:
-        images = root / "JPEGImages" / resolution
-        for task in tasks:
-            folder = root / ANNOTATIONS[task] / resolution
-            for frames in _bar(subfolders(images)):
-                _davis_sequence(frames, folder / frames.name, task, found)
-        _davis_lists(images, lists, found)
-        for file in lists:
-            year = 2016 if file.parent.name == "2016" else 2017
-            _opened(found, open_davis, root, file.stem, year, resolution, tasks[0])
-
-
-def _davis_sequence(frames: epath.Path, folder: epath.Path, task: str, found: Findings) -> None:
-    images, masks = listed(found, frames), listed(found, folder, masks=True)
-    ids = check_sequence(found, images, masks)
-    if not images or not masks:
-        return
-    need_masks(found, list(images), masks, folder)
-    if task == "semi-supervised":
-        need_first_objects(found, next(iter(images)), ids, folder)
-
-
-def _davis_lists(images: epath.Path, lists: list[epath.Path], found: Findings) -> None:
-    names = {folder.name for folder in subfolders(images)}
-    in_lists: set[str] = set()
-    for file in lists:
-        listed_here = read_lines(file)
-        found.splits[f"{file.parent.name}/{file.stem}"] = len(listed_here)
-        in_lists.update(listed_here)
-        lost = [name for name in listed_here if name not in names]
-        if lost:
-            found.problem(
-                "listed sequence without folder",
-                f"{file}: {lost[0]} is not in {images}; add it or take it from the list",
-                len(lost),
-            )
-    if not lists:
-        found.problem(
-            "missing file or folder",
-            f"{images.parents[1] / 'ImageSets/2017/train.txt'}: no such list; it names the"
-            " sequences to train on, one a line (val.txt those to evaluate)",
-        )
-    elif names - in_lists:
-        found.remark(
-            "sequence in no list",
-            f"{images / min(names - in_lists)}: no file of ImageSets/2017 names it, so it is not"
-            " used",
-            len(names - in_lists),
-        )
-
-
 def _youtube_vos(root: epath.Path, splits: list[str], found: Findings) -> None:
     found.layout = "YouTube-VOS"
     for split in splits:
         folder = root / split
         videos = read_meta(folder / "meta.json")
         found.splits[split] = len(videos)
-        for name in _bar(sorted(videos)):
+        for name in bar(sorted(videos)):
             _youtube_vos_video(folder, name, videos[name]["objects"], found)
         unlisted = sorted({f.name for f in subfolders(folder / "JPEGImages")} - set(videos))
         if unlisted:
@@ -174,7 +102,7 @@ def _youtube_vos(root: epath.Path, splits: list[str], found: Findings) -> None:
                 " not used",
                 len(unlisted),
             )
-        _opened(found, open_youtube_vos, root, split)
+        opened(found, open_youtube_vos, root, split)
 
 
 def _youtube_vos_video(folder: epath.Path, name: str, objects: dict, found: Findings) -> None:
@@ -206,7 +134,7 @@ def _pairs(root: epath.Path, images: epath.Path, masks: epath.Path, found: Findi
     together = images == masks  # JPEG and PNG side by side
     files = {f.stem: f for f in list_images(images) if not together or _is_jpeg(f)}
     of_masks = {f.stem: f for f in list_images(masks) if not together or not _is_jpeg(f)}
-    for stem, image in _bar(files.items()):
+    for stem, image in bar(files.items()):
         mask = {stem: of_masks[stem]} if stem in of_masks else {}
         check_sequence(found, {stem: image}, mask, read_pair_mask)
     if missing := [stem for stem in files if stem not in of_masks]:
@@ -215,7 +143,7 @@ def _pairs(root: epath.Path, images: epath.Path, masks: epath.Path, found: Findi
     if lost := [stem for stem in of_masks if stem not in files]:
         message = f"{of_masks[lost[0]]}: there is no image of this name in {images}"
         found.problem("mask without frame", message, len(lost))
-    _opened(found, open_images, root)
+    opened(found, open_images, root)
 
 
 def _one_video(frames: epath.Path, masks: epath.Path | None, found: Findings) -> None:
@@ -243,17 +171,6 @@ def _one_video(frames: epath.Path, masks: epath.Path | None, found: Findings) ->
         )
 
 
-def _opened(found: Findings, read: Callable[..., list[Video]], *arguments) -> None:
-    """What the reader itself has to say, where nothing has been found so far."""
-    if found.problems:
-        return
-    try:
-        for video in read(*arguments):
-            _ = video.objects
-    except (ValueError, OSError) as error:
-        found.refused(error)
-
-
 def _side_by_side(files: list[epath.Path]) -> bool:
     """Whether there is a JPEG and a PNG of one stem, an image and its mask."""
     jpegs = {file.stem for file in files if _is_jpeg(file)}
@@ -262,7 +179,3 @@ def _side_by_side(files: list[epath.Path]) -> bool:
 
 def _is_jpeg(file: epath.Path) -> bool:
     return file.suffix.lower() in JPEG_SUFFIXES
-
-
-def _bar(items: Iterable) -> Iterable:
-    return progress_bar(list(items), desc="check", unit="sequence")

@@ -1,17 +1,18 @@
 """Frames and label maps of one sequence: every file goes through the readers of vos_jax.data."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 from etils import epath
 
-from vos_jax.data.clip import object_ids
+from vos_jax.data.clip import Video, object_ids
 from vos_jax.data.folders import frames_of, some
 from vos_jax.data.frames import image_facts, list_masks
 from vos_jax.data.masks import read_mask
 from vos_jax.data_checks.findings import Findings
+from vos_jax.notes import progress_bar
 
 THREADS = 8
 
@@ -116,6 +117,22 @@ def need_first_objects(found: Findings, first: str, ids: Ids, folder: epath.Path
             " layout, whose meta.json says where each begins",
             len(later),
         )
+
+
+def opened(found: Findings, read: Callable[..., list[Video]], *arguments) -> None:
+    """What the reader itself has to say, where nothing has been found so far."""
+    if found.problems:
+        return
+    try:
+        for video in read(*arguments):
+            _ = video.objects
+    except (ValueError, OSError) as error:
+        found.refused(error)
+
+
+def bar(items: Iterable) -> Iterable:
+    """The items with a progress bar."""
+    return progress_bar(list(items), desc="check", unit="sequence")
 
 
 def _facts(file: epath.Path) -> tuple[tuple[int, int], int] | Exception:
