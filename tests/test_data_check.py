@@ -190,7 +190,7 @@ def test_a_folder_of_nothing_known_is_told_what_is_expected(tmp_path):
     (tmp_path / "stuff").mkdir()
     found = check(tmp_path)
     assert found.layout == "" and "holds the folders stuff; expected" in found.first_problem()
-    with pytest.raises(FileNotFoundError, match="no such folder or annotation file"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         check(tmp_path / "nowhere")
     (tmp_path / "file.json").write_text("{}")
     with pytest.raises(ValueError, match="is a file; give the folder"):

@@ -1,13 +1,15 @@
 """What holds whatever tool the annotations are of."""
 
+import json
 import re
+import shutil
 
 import cv2
 import pytest
 from PIL import Image
 
-from tests.data.trees import frame, labels, write_image
-from tests.importing.runs import imported, labelme, polygon, refused
+from tests.data.trees import SIZE, frame, labels, write_image
+from tests.importing.runs import imported, labelme, polygon, rectangle, refused
 from vos_jax import import_annotations as command
 
 
@@ -57,3 +59,23 @@ def test_frames_are_found_whatever_their_ending(place):
     (place / "frames/00000.jpg").unlink()
     labelme(place / "labels/00000.json", 0, [polygon("cat", labels(0) == 1)])
     assert (imported(place, "labelme", "labels")[0].frame(0) == frame(0)).all()
+
+
+def test_names_of_frames_may_have_points(tmp_path):
+    times = ("a.0.jpg", "a.10.jpg", "a.9.jpg")
+    for name in times:
+        write_image(tmp_path / "frames" / name, frame(0))
+        shape = polygon("cat", labels(0) == 1)
+        labelme(tmp_path / f"labels/{name[:-4]}.json", 0, [shape])
+    video = imported(tmp_path, "labelme", "labels")[0]
+    assert video.frame_names == ["a.0", "a.9", "a.10"]
+    shutil.rmtree(tmp_path / "mine")
+    size = {"height": SIZE[0], "width": SIZE[1]}
+    images = [{"id": n, "file_name": name, **size} for n, name in enumerate(times)]
+    outline = [rectangle(labels(0) == 1)]
+    entries = [{"id": 1, "image_id": n, "category_id": 1, "segmentation": outline} for n in (0, 1)]
+    tables = {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(tables))
+    video = imported(tmp_path, "coco", "a.json")[0]
+    assert video.frame_names == ["a.0", "a.9", "a.10"]
+    assert [bool(video.mask(t).any()) for t in range(3)] == [True, False, True]

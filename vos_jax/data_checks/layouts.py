@@ -28,14 +28,14 @@ FRAMES, MASKS = "frames", "masks"  # the folders of one video
 
 
 def check(path: epath.PathLike, masks: epath.PathLike | None = None) -> Findings:
-    """Recognises the layout of a folder or annotation file and checks everything in it.
+    """Recognises the layout of a folder and checks everything in it.
 
     masks: where `path` is a folder of frames, their masks. Raises FileNotFoundError where nothing
-    is at a path; everything else is a problem of the findings.
+    is at `path`, ValueError where it is a file; everything else is a problem of the findings.
     """
     root = epath.Path(path)
     if not root.exists():
-        raise FileNotFoundError(f"{path}: no such folder or annotation file")
+        raise FileNotFoundError(f"{path}: no such folder")
     found = Findings(str(path))
     run = _recognised(root, None if masks is None else epath.Path(masks))
     try:

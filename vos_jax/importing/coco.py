@@ -33,19 +33,20 @@ def read_coco(source: epath.Path, frames: epath.Path) -> list[DrawnSequence]:
     for key, image in images.items():
         where = f"{source}, image {key}"
         name = inside(image.get("file_name", ""), where)
-        if name.stem in groups[str(name.parent)]:
+        if name.name in groups[str(name.parent)]:
             raise ValueError(f"{where}: a second image of the frame {name}")
-        groups[str(name.parent)][name.stem] = key
+        groups[str(name.parent)][name.name] = key
     found = []
     for folder, keys in sorted(groups.items()):
         flat = len(groups) == 1 and not (frames / folder).is_dir()
         opened = FolderFrames(frames if flat else frames / folder)
         shapes = {}
-        for stem in (file.stem for file in in_order(map(epath.Path, keys))):
-            where = f"{source}, image {keys[stem]}"
-            image = images[keys[stem]]
-            opened.check_size(opened.checked(stem, where), size_of(image, where), where)
-            entries = enumerate(by_image.get(keys[stem], ()), 1)
+        for file in in_order(map(epath.Path, keys)):
+            key = keys[file.name]
+            where = f"{source}, image {key}"
+            stem = opened.checked(file.name, where)
+            opened.check_size(stem, size_of(images[key], where), where)
+            entries = enumerate(by_image.get(key, ()), 1)
             size = opened.size(stem)
             shapes[stem] = [_shape(e, n * by_order, categories, size, source) for n, e in entries]
         name = epath.Path(folder).name or frames.name

@@ -42,7 +42,7 @@ def _sequence(name: str, folder: epath.Path, frames: epath.Path) -> DrawnSequenc
     opened = FolderFrames(frames)
     shapes = {}
     for file in in_order(folder.glob("*.json")):
-        stem = opened.checked(file.stem, str(file))
+        stem = opened.checked(file.name, str(file))
         content = read_json(file)
         if not isinstance(content, Mapping) or not isinstance(content.get("shapes"), list):
             raise ValueError(f"{file}: expected labelme's object with a list 'shapes'")
