@@ -1,6 +1,8 @@
 """The command vos-jax: its verbs, their examples, and how it ends."""
 
+import contextlib
 import importlib
+import os
 import re
 import shlex
 import sys
@@ -20,7 +22,7 @@ def module(name):
 
 def test_the_script_of_the_package_is_this_command():
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert project["scripts"] == {"vos-jax": "vos_jax.cli:main"}
+    assert project["scripts"] == {"vos-jax": "vos_jax.cli:script"}
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
@@ -57,9 +59,9 @@ def test_a_verb_calls_the_main_of_its_module_with_its_flags_before_the_users(nam
     assert calls == [[*begin, *verb.first, "--flag", "value"]]
 
 
-def test_a_verb_without_arguments_from_the_process(monkeypatch, capsys):
+def test_the_script_takes_the_arguments_of_the_process(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/somewhere/vos-jax", "--version"])
-    cli.main()
+    cli.script()
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
@@ -102,3 +104,13 @@ def test_an_interrupt_while_a_verb_is_imported_ends_as_later(monkeypatch, capsys
     with pytest.raises(SystemExit) as stop:
         cli.main(["vos-jax", "segment"])
     assert stop.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_script_ends_at_once_when_it_is_interrupted_and_only_then(monkeypatch):
+    ends = []
+    monkeypatch.setattr(os, "_exit", ends.append)
+    for code in (130, "error: wrong"):
+        monkeypatch.setattr(cli, "main", lambda argv, code=code: sys.exit(code))
+        with contextlib.suppress(SystemExit):
+            cli.script()
+    assert ends == [130]

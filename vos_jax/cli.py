@@ -4,6 +4,9 @@
 """
 
 import importlib
+import multiprocessing
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -53,9 +56,26 @@ when interrupted (Ctrl-C). To begin:
     vos-jax evaluate --config feelvos --workdir runs/demo"""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """argv: the program's name and what follows; None: those of the process."""
-    words = list(sys.argv if argv is None else argv)[1:]
+def script() -> None:
+    """`main` as a process of its own, which ends at once when it is interrupted.
+
+    JAX that was interrupted while it compiled crashes when the interpreter takes itself down, and
+    the exit code would be that of the crash.
+    """
+    try:
+        main(sys.argv)
+    except SystemExit as stop:
+        if stop.code != 128 + signal.SIGINT:
+            raise
+        for child in multiprocessing.active_children():
+            child.terminate()
+        sys.stdout.flush()
+        os._exit(stop.code)
+
+
+def main(argv: Sequence[str]) -> None:
+    """argv: the program's name, then a verb and its flags."""
+    words = list(argv)[1:]
     with ending_plainly(()):
         if not words or words[0] in ("-h", "--help", "help"):
             print(HELP.format(verbs=_table()))
@@ -88,4 +108,4 @@ def _table() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    script()
