@@ -142,7 +142,9 @@ def test_what_ends_a_command_is_told_without_a_traceback(raised, code, said, cap
         raise raised
 
     with pytest.raises(SystemExit) as stop:
-        run_command(["c"], "what it does", lambda argv: SimpleNamespace(help=False), run)
+        run_command(
+            ["c"], "what it does", lambda argv: SimpleNamespace(help=False, quiet=False), run
+        )
     assert str(stop.value.code).startswith(str(code)) and capsys.readouterr().err == said
 
 
@@ -151,7 +153,7 @@ def test_a_fault_of_ours_keeps_its_traceback():
         raise TypeError("ours")
 
     with pytest.raises(TypeError, match="ours"):
-        run_command(["c"], "", lambda argv: SimpleNamespace(help=False), run)
+        run_command(["c"], "", lambda argv: SimpleNamespace(help=False, quiet=False), run)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "cpus"])
@@ -159,9 +161,27 @@ def test_devices_that_are_not_there_are_told_in_one_line(platform):
     environment = dict(os.environ, JAX_PLATFORMS=platform)
     run = (
         "import jax; from types import SimpleNamespace as N; from vos_jax.command_line import *;"
-        "run_command(['c'], '', lambda argv: N(help=False), lambda values: jax.numpy.ones(1))"
+        "run_command(['c'], '', lambda argv: N(help=False, quiet=False),"
+        " lambda values: jax.numpy.ones(1))"
     )
     command = [sys.executable, "-c", run]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
     assert done.stderr.startswith(f"error: JAX_PLATFORMS={platform}: ")
+
+
+def test_a_value_may_stand_without_the_name_of_its_flag_where_the_command_says_so():
+    def parsed_folder(*arguments):
+        values = new_flags()
+        flag(values, "folder", None, "a folder")
+        parse_flags(values, ["command", *arguments], ("folder",), positional="folder")
+        return values.folder, values.quiet
+
+    assert parsed_folder("here") == ("here", False)
+    assert parsed_folder("here", "--quiet") == parsed_folder("--quiet", "here") == ("here", True)
+    assert parsed_folder("--folder=here") == ("here", False)
+    for wrong in (["a", "b"], ["a", "--folder=b"]):
+        with pytest.raises(flags.Error, match="unexpected arguments"):
+            parsed_folder(*wrong)
+    with pytest.raises(flags.Error, match="missing --folder"):
+        parsed_folder()

@@ -78,3 +78,12 @@ def test_an_installed_package_finds_the_configs_it_carries_from_any_folder(insta
 def test_a_clone_has_its_configs_under_the_same_name(tmp_path):
     lines = python(LOOK_UP, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
     assert lines[-2:] == [f"{ROOT / 'configs/stm.py'}:small", "mobilenet_v2"]
+
+
+def test_the_command_of_an_installed_package_runs_from_any_folder(installed, tmp_path):
+    folder, _ = installed
+    call = "from vos_jax.cli import main; main(['vos-jax', *'{}'.split()])"
+    environment = {"PYTHONPATH": str(folder)}
+    for words, first in (("--help", "vos-jax VERB"), ("score --help", "Official metrics")):
+        lines = python(call.format(words), cwd=tmp_path, env=environment)
+        assert lines[0].startswith(first)

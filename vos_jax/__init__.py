@@ -9,8 +9,8 @@ What is exposed here is stable and documented; everything else may change betwee
     for frame in frames:
         labels = segmenter.step(frame)
 
-Names are imported when they are used, so that `import vos_jax` takes no time. The commands are
-`python -m vos_jax.main`, `segment`, `score`, `package`, `pack`, `convert` and `benchmark`.
+Names are imported when they are used, so that `import vos_jax` takes no time. The command is
+`vos-jax` (vos_jax/cli.py), or `python -m vos_jax.cli`.
 """
 
 import importlib

@@ -53,7 +53,9 @@ from vos_jax.benchmarks.measuring import (
 from vos_jax.benchmarks.metrics import metric_cases
 from vos_jax.benchmarks.stream import SHORTEST, run_stream, stream_table
 from vos_jax.benchmarks.systems import system_cases
+from vos_jax.command_line import QUIET, ArgumentParser, ending_plainly
 from vos_jax.files import write_whole
+from vos_jax.notes import quiet
 from vos_jax.ops.platforms import PRECISIONS
 from vos_jax.systems.base import System
 from vos_jax.systems.table import SYSTEMS, systems_of
@@ -84,8 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["data"]:
         return data.main(arguments[1:])
-    parser = argparse.ArgumentParser(
-        prog="python -m vos_jax.benchmark", description=__doc__.split("\n")[0]
+    parser = ArgumentParser(
+        prog="vos-jax benchmark",
+        description=__doc__.split("\n")[0],
+        epilog="example: vos-jax benchmark stream --system stm --frames 200",
     )
     stages = parser.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name in stages_by_name():
@@ -93,7 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _add_stream_options(stages.add_parser("stream", help="a long video, frame by frame"))
     stages.add_parser("data", help="training clips, by cores and processes")
     experiments.add_commands(stages)
+    for command in stages.choices.values():
+        command.add_argument("--quiet", action="store_true", help=QUIET)
     options = parser.parse_args(arguments)
+    with ending_plainly(), quiet(options.quiet):
+        _run(parser, options, arguments)
+
+
+def _run(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, arguments: list[str]
+) -> None:
     if options.stage in experiments.COMMANDS:
         try:
             experiments.COMMANDS[options.stage](options)

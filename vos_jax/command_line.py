@@ -1,30 +1,41 @@
-"""What the commands share: flags, --config FILE[:PRESET], and ending with a clear error."""
+"""What the commands share: flags, --config FILE[:PRESET], --quiet, and how they end.
 
+Exit codes of every command: 0 done; 1 not done, for the reason in one message on stderr (with a
+traceback it is a fault of ours); 130 interrupted from the keyboard; 143 a training run that was
+told to end (SIGTERM), and goes on when the same command is given again.
+"""
+
+import argparse
+import contextlib
 import logging as stdlib_logging
 import os
 import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import vos_jax.configs
+from vos_jax.notes import quiet
 
+QUIET = "no progress, no notes: only results and errors"
 _FLAG_NAME = re.compile(r"^--[a-z-]+(?==|$)")
 
 
 def new_flags(argv: Sequence[str] | None = None) -> flags.FlagValues:
-    """An empty set of flags with --help and, where `argv` is given, --config."""
+    """A set of flags with --help, --quiet and, where `argv` is given, --config."""
     # What the libraries below log is not for the user; their errors are also raised.
     logging.set_verbosity(logging.FATAL)
     stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL)
     values = flags.FlagValues()
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
+    flags.DEFINE_bool("quiet", False, QUIET, flag_values=values)
     if argv is not None:
         meaning = (
             f"FILE[:PRESET], or NAME[:PRESET] of those that vos_jax carries: "
@@ -70,15 +81,27 @@ def path_flag(
     flags.DEFINE(_PathParser(), name, default, meaning, flag_values=values)
 
 
+def paths_flag(values: flags.FlagValues, name: str, meaning: str) -> None:
+    """Define --name in `values`, paths: one each time that the flag is given."""
+    flags.DEFINE_multi(
+        _PathParser(), flags.ArgumentSerializer(), name, [], meaning, flag_values=values
+    )
+
+
 def parse_flags(
-    values: flags.FlagValues, argv: Sequence[str], required: Sequence[str] = ()
+    values: flags.FlagValues,
+    argv: Sequence[str],
+    required: Sequence[str] = (),
+    positional: str | None = None,
 ) -> None:
     """Read the command line into `values`; --allow-missing and --allow_missing are the same flag.
 
+    positional: the flag whose value may be given without its name.
     Raises flags.Error in one readable line: unknown flag, unknown config file, preset or field
     (with the nearest name), a value of the wrong type, a stray argument, a missing required flag, a
     config file that fails, with its line.
     """
+    values.set_gnu_getopt(positional is not None)  # flags may follow a value without one
     try:
         rest = values([_FLAG_NAME.sub(_with_underscores, word) for word in argv])[1:]
     except (AttributeError, KeyError) as error:
@@ -87,6 +110,8 @@ def parse_flags(
         raise flags.Error(str(error).strip().splitlines()[-1]) from None
     if values.help:
         return
+    if positional and len(rest) == 1 and not values[positional].present:
+        values[positional].parse(rest.pop())
     if rest:
         raise flags.Error(f"unexpected arguments {rest}: every value belongs to a --flag")
     missing = [f"--{name}" for name in required if not values[name].value]
@@ -137,7 +162,7 @@ def config_name(values: flags.FlagValues) -> tuple[str, str | None]:
 
 def say_config(values: flags.FlagValues) -> None:
     """Print which file --config found, where that is not the one that was typed."""
-    if values.config is None:
+    if values.config is None or values.quiet:
         return
     typed = config_flags.get_config_filename(values["config"])
     found = find_config(typed)
@@ -207,16 +232,28 @@ def run_command(
 ) -> None:
     """A command from argv to its last line, which `run` returns.
 
-    description: printed with the flags by --help. Wrong flags, `errors`, devices that are not
-    there and an interrupt from the keyboard end the process with one message that says what to do,
-    any other exception, a fault of ours, with its traceback.
+    description: printed with the flags by --help. How it ends: see `ending_plainly`.
     """
-    try:
+    with ending_plainly(errors):
         args = parse(argv)
         if args.help:
             print(f"{description}\n{args.get_help()}")
             return
-        closing = run(args)
+        with quiet(args.quiet):
+            closing = run(args)
+    print(closing)
+
+
+@contextlib.contextmanager
+def ending_plainly(
+    errors: tuple[type[Exception], ...] = (ValueError, OSError, ImportError),
+) -> Iterator[None]:
+    """Wrong flags, `errors`, devices that are not there and an interrupt from the keyboard end the
+    process with one message that says what to do, any other exception, a fault of ours, with its
+    traceback.
+    """
+    try:
+        yield
     except (flags.Error, *errors) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -228,7 +265,14 @@ def run_command(
         if problem := _missing_devices():
             sys.exit(f"error: {problem}")
         raise
-    print(closing)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """One that ends like the other commands where its arguments are wrong: one line, code 1."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} ({self.prog} --help lists all arguments)", file=sys.stderr)
+        sys.exit(1)
 
 
 def _missing_devices() -> str | None:

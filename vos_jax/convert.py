@@ -8,6 +8,8 @@ arrays. A system is built from the config, by default configs/NAME.py:paper (of 
 configs/rvos.py:rsis), and every array must fit; of a backbone's file the heads are left out and
 listed. DIR then goes to --checkpoint or --config.init.model (a system) or to --config.init.backbone
 (a backbone).
+
+Example: vos-jax convert --model stm --source STM_weights.pth --out weights/stm
 """
 
 import os

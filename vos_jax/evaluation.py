@@ -22,7 +22,6 @@ from typing import Any
 import jax
 from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from vos_jax.data.clip import Video
 from vos_jax.data.sources import evaluation_videos, open_sources
@@ -45,7 +44,7 @@ from vos_jax.metrics import tables
 from vos_jax.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores
-from vos_jax.notes import note
+from vos_jax.notes import note, progress_bar
 
 MODEL = "model"
 SET = "val"  # in the names of the result files
@@ -304,8 +303,8 @@ def _score_batch(
 
 def _progress(batches: Sequence[Sequence[Video]]) -> Iterator[Sequence[Video]]:
     """The batches, with a bar on the first process."""
-    total, off = sum(map(len, batches)), None if jax.process_index() == 0 else True
-    with tqdm(total=total, desc="evaluate", unit="clip", disable=off) as progress:
+    total, shown = sum(map(len, batches)), jax.process_index() == 0
+    with progress_bar(total=total, desc="evaluate", unit="clip", shown=shown) as progress:
         for batch in batches:
             progress.set_postfix_str(", ".join(video.name for video in batch))
             yield batch

@@ -6,6 +6,9 @@ Checkpoints, logs and results go to the workdir, by default runs/NAME_PRESET (ru
 --mode train, eval or train_and_eval (default). A run that was interrupted goes on where it was
 when the same command is given again. --mode eval scores the workdir's best checkpoint, or
 --checkpoint DIR: a folder written by vos_jax.convert, another workdir or a step folder.
+
+Example: vos-jax train --config feelvos --workdir runs/demo
+Example: vos-jax evaluate --config feelvos --workdir runs/demo
 """
 
 import os
@@ -179,7 +182,7 @@ def run(args: flags.FlagValues) -> str:
     initialize_distributed(**{name: args[name].value for name in GIVEN})
     keep_compiled_programs()
     workdir = args.workdir or default_workdir(args)
-    if jax.process_index() == 0:
+    if jax.process_index() == 0 and not args.quiet:
         _say_start(args, workdir)
     if args.mode == "eval":
         out_dir = epath.Path(workdir) / "results" / "eval"

@@ -11,6 +11,8 @@ is listed and nothing is written.
 With --benchmark youtube-vis, --pred is a results.json, which is checked against the annotation file
 of the split and becomes the one file of the zip; --annotations names that file where it lies
 elsewhere.
+
+Example: vos-jax package --benchmark youtube-vos --pred masks --out x.zip --data /data/YouTube-VOS
 """
 
 import os

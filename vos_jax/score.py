@@ -8,6 +8,8 @@ gets the official CSVs and scores.json. What does not fit - a missing or extra f
 an unknown id - is refused by name: a score is of the whole set or it is none.
 
 With --protocol youtube-vis, --gt is the annotation file of a split and --pred a results.json.
+
+Example: vos-jax score --protocol davis2017 --gt /data/DAVIS --pred masks --out scores
 """
 
 import sys

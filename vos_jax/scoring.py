@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 from etils import epath
-from tqdm import tqdm
 
 from vos_jax.data.clip import Video
 from vos_jax.data.davis import open_davis
@@ -26,6 +25,7 @@ from vos_jax.metrics import tables
 from vos_jax.metrics.protocols import Protocol, get_protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores
+from vos_jax.notes import progress_bar
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def score_videos(
     pred = epath.Path(pred)
     tasks = _tasks(protocol, videos, pred, allow_missing, sparse)
     results = []
-    with tqdm(total=len(tasks), desc="score", unit="sequence", disable=None) as progress:
+    with progress_bar(total=len(tasks), desc="score", unit="sequence") as progress:
         for result in _map(_score_sequence, tasks, workers):
             results.append(result)
             progress.update()

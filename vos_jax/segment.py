@@ -4,6 +4,8 @@
 
 Frames are read, segmented and written one at a time, so a video may be of any length. A system that
 finds its objects itself goes without --mask.
+
+Example: vos-jax segment --checkpoint runs/demo --frames clip.mp4 --mask first.png --out masks
 """
 
 import sys

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from etils import epath
-from tqdm import tqdm
 
 from vos_jax.data.track_files import read_annotations, read_results
 from vos_jax.metrics import track_tables
 from vos_jax.metrics.youtube_vis import TrackScorer, TrackScores
+from vos_jax.notes import progress_bar
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def score_tracks(
     results = read_results(pred, annotations)
     names = zip(annotations.categories.ids, annotations.categories.names, strict=True)
     scorer = TrackScorer(dict(names), class_agnostic)
-    for video in tqdm(annotations.videos, desc="score", unit="video", disable=None):
+    for video in progress_bar(annotations.videos, desc="score", unit="video"):
         scorer.add(video, annotations.truths(video), results.tracks(video))
     settings = {"gt": annotations.path, "pred": results.path}
     return ScoredTracks(scorer.scores(), settings, epath.Path(pred).stem)

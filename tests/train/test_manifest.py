@@ -33,3 +33,9 @@ def test_no_repository_gives_none(monkeypatch):
     failed = subprocess.CompletedProcess([], 128, stdout="", stderr="not a git repository")
     monkeypatch.setattr(manifest.subprocess, "run", lambda *a, **k: failed)
     assert git_revision() is None
+
+
+def test_the_installed_command_is_kept_as_it_was_typed(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/env/bin/vos-jax", "train", "--config", "feelvos"])
+    command = build_manifest({})["command"]
+    assert command == ["vos-jax", "train", "--config", "feelvos"]

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from vos_jax.metrics.text_table import format_table
+from vos_jax.notes import progress_bar
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Measurement:
 def measure(cases: Sequence[Case], rounds: int) -> dict[str, Measurement]:
     """Compile every case, then run all of them `rounds` times in turn."""
     compiled, results = {}, {}
-    for case in cases:
+    for case in progress_bar(cases, desc="compile", unit="case"):
         arguments = case.arguments()
         if case.host:
             compiled[case.name] = case.function, arguments
@@ -62,7 +63,7 @@ def measure(cases: Sequence[Case], rounds: int) -> dict[str, Measurement]:
         results[case.name] = Measurement(seconds, [], temp)
         compiled[case.name] = program, arguments
         jax.block_until_ready(program(*arguments))
-    for _ in range(rounds):
+    for _ in progress_bar(range(rounds), desc="measure", unit="round"):
         for name, (program, arguments) in compiled.items():
             start = time.perf_counter()
             jax.block_until_ready(program(*arguments))

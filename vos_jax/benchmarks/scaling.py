@@ -10,6 +10,7 @@ from vos_jax.benchmarks.collectives import collectives, traffic
 from vos_jax.benchmarks.plot import Panel
 from vos_jax.benchmarks.training import Step, memory_of, step_config, timed
 from vos_jax.metrics.text_table import format_table
+from vos_jax.notes import progress_bar
 
 BATCHES = (1, 8, 64)  # global, of which the loops of a step should not depend
 
@@ -33,7 +34,7 @@ def scaling_report(
         raise ValueError(f"--fsdp: expected a divisor of one of --devices {counts}, found {fsdp}")
     real = devices[0].platform != "cpu"
     rows = []
-    for count, parts in meshes:
+    for count, parts in progress_bar(meshes, desc="compile", unit="mesh"):
         config = step_config(system, preset, batch=clips * count)
         config.mesh.update({"data": count // parts, "fsdp": parts})
         step = Step.of(config, devices[:count])

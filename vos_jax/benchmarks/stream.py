@@ -16,6 +16,7 @@ import numpy as np
 from vos_jax.benchmarks.measuring import hand_back_large_blocks, resident_in_use
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.metrics.text_table import format_table
+from vos_jax.notes import progress_bar
 from vos_jax.systems.build import build_model, init_variables
 from vos_jax.systems.table import SYSTEMS
 
@@ -60,7 +61,7 @@ def run_stream(
 
     jax.monitoring.register_event_duration_secs_listener(note)
     try:
-        for t in range(frames):
+        for t in progress_bar(range(frames), desc="stream", unit="frame"):
             frame = video(t)
             start = time.perf_counter(), time.process_time()
             segmenter.step(frame, first if t == 0 else None)

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 
+from vos_jax.notes import progress_bar
 from vos_jax.presets.common import system_config
 from vos_jax.systems.build import build_model, variable_shapes
 from vos_jax.systems.table import SYSTEMS
@@ -213,7 +214,7 @@ def measure_step(step: Step, rounds: int) -> dict[str, Any]:
 def timed(compiled: Any, state: TrainState, batch: dict, rounds: int) -> list[float]:
     """Seconds of each of `rounds` steps, one after the other, after two that do not count."""
     seconds = []
-    for _ in range(rounds + 2):
+    for _ in progress_bar(range(rounds + 2), desc="measure", unit="step"):
         started = time.perf_counter()
         state, metrics = compiled(state, batch)
         jax.block_until_ready((state, metrics))

@@ -53,6 +53,20 @@ def open_coco(dir: str, split: str, annotations: str = "", images: str = "") -> 
     require_folders((root, folder), "COCO has <dir>/annotations/instances_<split>.json and <split>")
     content = read_tables(path, ("images", "categories", "annotations"))
     categories = categories_of(content["categories"], path)
+    listed, by_image = images_of(content, path)
+    return [
+        _video(listed[key], by_image.get(key, []), categories, folder, path)
+        for key in sorted(listed)
+    ]
+
+
+def images_of(
+    content: Mapping[str, Sequence[Mapping]], path: epath.PathLike
+) -> tuple[dict[int, Mapping], dict[int, list[Mapping]]]:
+    """The images of an annotation file by id, and the annotations of each that has any.
+
+    Raises ValueError for an id that is no number or used twice, and for annotations of others.
+    """
     listed: dict[int, Mapping] = {}
     for image in content["images"]:
         number = whole_number(image, "id", f"{path}, images")
@@ -63,12 +77,12 @@ def open_coco(dir: str, split: str, annotations: str = "", images: str = "") -> 
     for annotation in content["annotations"]:
         key = annotation.get("image_id")
         if not isinstance(key, int) or key not in listed:
-            raise ValueError(f"{path}: annotations of images that the file does not list: {key!r}")
+            raise ValueError(
+                f"{path}: annotations of images that the file does not list: {key!r}, of annotation"
+                f" {annotation.get('id')}; it lists {some([*map(str, listed)])}"
+            )
         by_image[key].append(annotation)
-    return [
-        _video(listed[key], by_image.get(key, []), categories, folder, path)
-        for key in sorted(listed)
-    ]
+    return listed, dict(by_image)
 
 
 def read_tables(
@@ -109,6 +123,13 @@ def categories_of(rows: Sequence[Mapping], path: epath.PathLike) -> Categories:
     return Categories([named[i] for i in ids], ids)
 
 
+def size_of(image: Mapping, where: str) -> tuple[int, int]:
+    """(H, W) that an annotation file gives for an image; ValueError where it is none."""
+    size = whole_number(image, "height", where), whole_number(image, "width", where)
+    check_size(size, where)
+    return size
+
+
 def check_size(size: tuple[int, int], where: str) -> None:
     """Raises ValueError for the size (H, W) of no image, or one that could not be read."""
     if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
@@ -127,9 +148,7 @@ def _video(
 ) -> InstanceVideo:
     where = f"{path}, image {image.get('id')}"
     try:
-        file = inner_name(str(image["file_name"]), where)
-        size = (whole_number(image, "height", where), whole_number(image, "width", where))
-        check_size(size, where)
+        file, size = inner_name(str(image["file_name"]), where), size_of(image, where)
         instances = _instances(annotations, categories, size, where)
     except KeyError as error:
         raise ValueError(f"{where}: {error.args[0]} is missing") from None
@@ -156,7 +175,7 @@ def _instances(
             [categories.class_of(a["category_id"], where) for a in annotations], np.int32
         ),
         crowd=np.array([is_crowd(a, where) for a in annotations], bool),
-        valid=np.array([_area(a, where) > 0 for a in annotations], bool).reshape(1, -1),
+        valid=np.array([[_area(a, where) > 0 for a in annotations]], bool).reshape(1, -1),
         categories=categories.names,
         original_size=size,
         boxes=corners.reshape(1, -1, 4),

@@ -115,13 +115,13 @@ def _sequences(root: epath.Path, split: str, candidates: list[epath.Path], year:
             f"{' or '.join(map(str, candidates))}: no such list of sequences;"
             f" splits that exist for year {year}: {', '.join(known) or 'none'}"
         )
-    names = [inner_name(_sequence(line, found), str(found), 1) for line in read_lines(found)]
+    names = [inner_name(listed_sequence(line, found), str(found), 1) for line in read_lines(found)]
     if not names:
         raise ValueError(f"{found}: the list of sequences is empty")
     return list(dict.fromkeys(names))
 
 
-def _sequence(line: str, path: epath.Path) -> str:
+def listed_sequence(line: str, path: epath.Path) -> str:
     """The name in a line: all of it, or that in "/JPEGImages/480p/NAME/00000.jpg /Annot..."."""
     if "/" not in line:
         return line

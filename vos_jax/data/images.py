@@ -63,7 +63,7 @@ def open_images(dir: str, split: str = ALL, images: str = "", masks: str = "") -
     """
     root = data_folder(dir)
     require_folders((root,), "it is to hold a folder of images and one of masks")
-    image_folder, mask_folder = _folders(root, images, masks)
+    image_folder, mask_folder = pair_folders(root, images, masks)
     image_files, mask_files = _pairs(image_folder, mask_folder)
     stems = list(image_files)
     if split != ALL:
@@ -112,7 +112,10 @@ def _grey(image: Image.Image, where: str) -> np.ndarray | None:
     return rgb[..., 1] if spread.max() <= (4 if image.format == "JPEG" else 0) else None
 
 
-def _folders(root: epath.Path, images: str, masks: str) -> tuple[epath.Path, epath.Path]:
+def pair_folders(
+    root: epath.Path, images: str = "", masks: str = ""
+) -> tuple[epath.Path, epath.Path]:
+    """The folders of images and of masks; ValueError where their names do not tell them."""
     folders = subfolders(root)
     found = []
     for option, name, known in (("images", images, IMAGE_FOLDERS), ("masks", masks, MASK_FOLDERS)):

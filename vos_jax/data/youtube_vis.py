@@ -117,7 +117,8 @@ def _rles(
 
 def _describe(file: Annotations, video: VideoFacts, entries: Sequence[Mapping]) -> Instances:
     ids = [entry.get("id") for entry in entries]
-    if not all(isinstance(i, int) for i in ids) or len(set(ids)) < len(ids):
+    numbers = all(isinstance(i, int) and abs(i) < 2**31 for i in ids)
+    if not numbers or len(set(ids)) < len(ids):
         raise ValueError(f"{file.path}, video {video.id}: expected annotations of different ids")
     crowd = [is_crowd(entry, f"{file.path}, video {video.id}") for entry in entries]
     classes = [file.categories.class_of(entry["category_id"], file.path) for entry in entries]

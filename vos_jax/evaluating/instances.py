@@ -19,7 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from vos_jax.data.painted import PaintedVideo
 from vos_jax.data.rle import encode
@@ -31,6 +30,7 @@ from vos_jax.inference.setup import build_inference
 from vos_jax.metrics.average_precision import Place, precision_and_recall
 from vos_jax.metrics.protocols import INSTANCES
 from vos_jax.metrics.text_table import format_table
+from vos_jax.notes import progress_bar
 from vos_jax.systems.base import Instances, VOSModel
 from vos_jax.systems.views import Views
 
@@ -134,11 +134,11 @@ class InstanceEvaluation:
             )
         variables = jax.device_put(variables)
         process, processes = jax.process_index(), jax.process_count()
-        videos = tqdm(
+        videos = progress_bar(
             self._videos[process::processes],
             desc="evaluate",
             unit="image",
-            disable=True if process else None,
+            shown=not process,
         )
         parts = on_every_process(lambda: [self._image(variables, video) for video in videos])
         images = sorted((image for part in parts for image in part), key=lambda x: x["image_id"])

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from vos_jax.data import synthetic_vis
 from vos_jax.data.instances import InstanceVideo, require_truth
@@ -34,6 +33,7 @@ from vos_jax.inference.writers import FrameResult
 from vos_jax.metrics import track_tables
 from vos_jax.metrics.text_table import format_table
 from vos_jax.metrics.youtube_vis import TrackScorer, TrackScores
+from vos_jax.notes import progress_bar
 
 FPS = 6  # of overlays: data sets annotate every fifth frame
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -114,7 +114,7 @@ class TrackEvaluation:
         variables = jax.device_put(variables)
         process, processes = jax.process_index(), jax.process_count()
         own = self._videos[process::processes]
-        progress = tqdm(own, desc="evaluate", unit="video", disable=True if process else None)
+        progress = progress_bar(own, desc="evaluate", unit="video", shown=not process)
         overlays = out_dir / "overlays" if write_masks and self._config.eval.overlay else None
 
         def found() -> list[dict[str, list]]:

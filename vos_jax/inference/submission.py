@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from vos_jax.data.clip import Video
 from vos_jax.data.davis import open_davis
@@ -40,6 +39,7 @@ from vos_jax.inference.verification import (
     verify,
 )
 from vos_jax.inference.writers import new_file
+from vos_jax.notes import progress_bar
 
 DAVIS_SPLITS = {"davis2017-test-dev": "test-dev", "davis2017-test-challenge": "test-challenge"}
 YOUTUBE_VOS = "youtube-vos"
@@ -177,7 +177,7 @@ def _files(one: Checked) -> list[str]:
 def _contents(checked: Sequence[Checked]) -> Iterator[bytes]:
     """The files in the order of `_names`; read ahead by at most one sequence."""
     with ThreadPoolExecutor(THREADS) as pool:
-        for one in tqdm(checked, desc="write", unit="sequence", disable=None):
+        for one in progress_bar(checked, desc="write", unit="sequence"):
             yield from pool.map(partial(_content, one), _files(one))
 
 

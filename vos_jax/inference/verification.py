@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from vos_jax.data.clip import VOID
 from vos_jax.data.folders import some
 from vos_jax.data.image_file import bits_per_sample, load, open_image, read_bytes
 from vos_jax.data.masks import MANY_IDS, known_palettes, pixel_values
+from vos_jax.notes import progress_bar
 
 GREY, COLOURS = "grey", "other colours"  # why a mask is re-written
 THREADS = 8  # files may lie on a remote store
@@ -88,7 +88,7 @@ def verify(
     problems = _sequence_problems(pred, folders, expected)
     checked = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for one in tqdm(expected, desc="verify", unit="sequence", disable=None):
+        for one in progress_bar(expected, desc="verify", unit="sequence"):
             if one.name in folders:
                 checked.append(_check(folders[one.name], one, allow_unlisted, pool))
                 if checked[-1].problems:

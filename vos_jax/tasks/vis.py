@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from vos_jax.data.example import ExampleSequence
 from vos_jax.data.frames import FrameSource
@@ -22,6 +21,7 @@ from vos_jax.inference.linking.base import Linked
 from vos_jax.inference.overlay import OverlayWriter, marks_of
 from vos_jax.inference.vis_setup import build_vis_inference
 from vos_jax.inference.writers import FrameResult, Writer, new_file
+from vos_jax.notes import progress_bar
 from vos_jax.systems.vis_base import VISModel
 from vos_jax.tasks.base import Task
 from vos_jax.train.step import Objective
@@ -71,7 +71,7 @@ def _segment(
         if args.overlay:
             writer = OverlayWriter(args.overlay, overwrite=args.overwrite, fps=frames.fps or FPS)
             overlay = stack.enter_context(writer)
-        progress = tqdm(frames, total=frames.length, desc="segment", unit="frame", disable=None)
+        progress = progress_bar(frames, total=frames.length, desc="segment", unit="frame")
         for stem, frame in progress:
             waiting.append((stem, frame))
             _draw(segmenter.step(frame), waiting, overlay, names)

@@ -6,7 +6,6 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from vos_jax.data.frames import FrameSource
 from vos_jax.data.given_masks import GivenMasks
@@ -20,6 +19,7 @@ from vos_jax.inference.setup import Inference, build_inference
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.inference.writers import MapWriter, MaskWriter, ProbabilityWriter, Writer
 from vos_jax.metrics.protocols import INSTANCES
+from vos_jax.notes import progress_bar
 from vos_jax.tasks.base import Task
 from vos_jax.train.objective import make_objective
 
@@ -50,7 +50,7 @@ def _segment(
         segmenter = inference.segmenter(variables, ids)
     with ExitStack() as stack:
         writers = [stack.enter_context(w) for w in _writers(args, frames, ids)]
-        progress = tqdm(frames, total=frames.length, desc="segment", unit="frame", disable=None)
+        progress = progress_bar(frames, total=frames.length, desc="segment", unit="frame")
         found = segment(segmenter, progress, masks, writers, evidence=bool(args.evidence))
     return f"wrote {args.out}: objects {found}"
 

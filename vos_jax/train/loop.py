@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -16,10 +15,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tqdm
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from vos_jax.notes import progress_bar, say
 from vos_jax.train.checkpoint import Checkpoints
 from vos_jax.train.clock import Clock
 from vos_jax.train.last_words import last_words
@@ -156,9 +155,9 @@ class _Run:
 
     def progress(self, last: int):
         """The progress bar, as a context; plain lines instead where stderr is no terminal."""
-        shown = sys.stderr.isatty() and jax.process_index() == 0
-        self._bar = tqdm.tqdm(
-            total=last, initial=self._first, unit="step", disable=not shown, dynamic_ncols=True
+        shown = jax.process_index() == 0
+        self._bar = progress_bar(
+            total=last, initial=self._first, unit="step", shown=shown, dynamic_ncols=True
         )
         return self._bar
 
@@ -341,4 +340,4 @@ def _duration(seconds: float) -> str:
 
 def _say(text: str) -> None:
     if jax.process_index() == 0:
-        tqdm.tqdm.write(text, file=sys.stderr)
+        say(text)

@@ -26,7 +26,7 @@ def build_manifest(config: Any) -> dict:
     devices = jax.devices()
     return {
         "config": plain_config(config),
-        "command": ["python", "-m", "vos_jax." + pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]],
+        "command": _command(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git": git_revision(),
         "python": platform.python_version(),
@@ -36,6 +36,13 @@ def build_manifest(config: Any) -> dict:
         "devices": len(devices),
         "processes": jax.process_count(),
     }
+
+
+def _command() -> list[str]:
+    """What was typed: the installed vos-jax, or a module."""
+    program = pathlib.Path(sys.argv[0]).stem
+    called = ["vos-jax"] if program == "vos-jax" else ["python", "-m", f"vos_jax.{program}"]
+    return [*called, *sys.argv[1:]]
 
 
 def git_revision() -> str | None:
