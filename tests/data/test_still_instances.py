@@ -70,12 +70,12 @@ def test_coco_images_in_the_order_of_their_ids(tmp_path):
         ({"images": []}, "annotations of images that the file does not list: 12"),
         (
             {"images": [{"id": None}]},
-            "images of different whole numbers as id, found None",
+            "images: expected id to be a whole number, found None",
         ),
-        ({"images": [{"id": 1}, {"id": 1}]}, "of different whole numbers as id, found 1"),
+        ({"images": [{"id": 1}, {"id": 1}]}, "two images have the id 1"),
         (
             {"images": [{"id": 12, "file_name": "a.jpg", "height": [], "width": 9}]},
-            "image 12: expected height and width to be numbers",
+            r"image 12: expected height to be a whole number, found \[\]",
         ),
         ({"categories": [{"id": 3, "name": "cat"}]}, "category_id is 7, the file lists 3"),
     ],
