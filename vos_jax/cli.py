@@ -38,6 +38,8 @@ VERBS = {
     "convert": Verb("convert", "import the released weights of a system or backbone"),
     "import-annotations": Verb("import_annotations", "COCO, labelme, CVAT or YouTube-VIS to masks"),
     "data-check": Verb("data_check", "what a data folder holds, and what is wrong in it"),
+    "pack": Verb("pack", "a data folder as a few large files, for stores and network disks"),
+    "figures": Verb("figures", "what MaskProp carries, AP by clip length, linkers side by side"),
     "doctor": Verb("doctor", "is this machine ready: versions, devices, folders, a self-test"),
     "benchmark": Verb("benchmark", "speed and memory", named=False),
 }

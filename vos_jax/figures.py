@@ -14,6 +14,8 @@ Bertasius and Torresani, CVPR 2020:
 --videos are drawn, the first of config.data.eval (0: all); `reach` scores config.eval.videos. The
 numbers of the linkers are those of `main --mode eval`. --config and its fields are as in `main`.
 
+Example: vos-jax figures --checkpoint runs/maskprop_quick --out figures
+
 Glossary: T reach, R = 2 T + 1 frames of a clip, h w the grid, C channels.
 """
 

@@ -11,6 +11,8 @@ slowly. Every data set in folders can be packed: DAVIS, YouTube-VOS, images with
 Files are kept byte for byte, as records of TFRecord files; hidden files are left out. --parts
 takes these folders and files of the source alone. Until all is written there is no packed data
 set, or the one that --overwrite replaces.
+
+Example: vos-jax pack --source data/DAVIS --out packed/DAVIS
 """
 
 import contextlib
@@ -24,12 +26,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import flags
 from etils import epath
-from tqdm import tqdm
 
 from vos_jax.command_line import flag, new_flags, parse_flags, path_flag, run_command
 from vos_jax.data.folders import require_folders
 from vos_jax.data.packed import FOOTER, HEADER, INDEX, Record, data_folder, index_bytes
 from vos_jax.files import is_remote, keep_apart, resolved, write_whole
+from vos_jax.notes import progress_bar
 
 SHARD_MB = 256
 _OWN = re.compile(r"[0-9a-f]{8}-\d{5}\.tfrecord")
@@ -123,7 +125,7 @@ def _write_records(
     records: dict[str, Record] = {}
     shards = (f"{name}-{number:05d}.tfrecord" for number in itertools.count())
     shard, end = "", most
-    bar = tqdm(files.items(), "packing", unit="file", leave=False, delay=2)
+    bar = progress_bar(files.items(), desc="packing", unit="file", leave=False, delay=2)
     try:
         with contextlib.ExitStack() as writers:
             for inside, file in bar:
