@@ -238,6 +238,12 @@ def test_a_mask_drawn_during_propagation_is_a_conflict(ask, session):
     session.wait()
 
 
+def test_a_port_that_is_taken_is_told(ask, session):
+    port = ask.server.port
+    with pytest.raises(OSError, match=f"--port {port}: Address already in use; leave it out"):
+        command._listening(session, port)
+
+
 def test_frames_of_a_video_file_can_be_read_alone(tmp_path):
     source = open_frames(write_video(tmp_path / "v.avi", frames=4))
     wanted = [frame for _, frame in source]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.browser import CHROMIUM, Browser
 from tests.tiny import quick_compilation
@@ -23,8 +24,6 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not instal
 def test_a_person_paints_undoes_propagates_and_corrects(
     tiny_feelvos, tmp_path, width, height, mobile
 ):
-    from PIL import Image
-
     video = synthetic_videos("test")[0]
     (tmp_path / "frames").mkdir()
     for t in range(4):

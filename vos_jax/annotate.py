@@ -40,7 +40,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 
 def open_session(args: flags.FlagValues, scratch: str) -> Session:
-    """The session that the command line describes; frames of a video file go to `scratch`."""
+    """The session that the command line describes; frames that are to be decoded go to `scratch`."""
     keep_apart({"--checkpoint": args.checkpoint, "--frames": args.frames}, {"--out": args.out})
     frames = open_frames(args.frames)
     variables, config = load_variables(args.checkpoint, args.config)
@@ -49,13 +49,13 @@ def open_session(args: flags.FlagValues, scratch: str) -> Session:
         (inference := build_inference(config)).model.traits.guidance == "none"
     ):
         raise ValueError(f"{name} takes no masks, so there is nothing to paint for it")
-    if frames.stems is None:
+    if frames.stems is None or frames.turn(frames.stems[0]) != 1:  # turned once, and told once
         frames = unpacked(frames, scratch)
     return Session(inference.segmenter(variables), frames, args.out)
 
 
 def unpacked(frames: FrameSource, folder: str) -> FrameSource:
-    """The frames of a video file as PNG files in `folder`, any of which can be read alone."""
+    """The frames as upright PNG files in `folder`, any of which can be read alone."""
     for stem, frame in frames:
         Image.fromarray(frame).save(Path(folder) / f"{stem}.png", compress_level=1)
     return open_frames(folder)
@@ -66,7 +66,7 @@ def run(args: flags.FlagValues) -> str:
     say_config(args)
     with tempfile.TemporaryDirectory(prefix="vos_jax_frames") as scratch:
         session = open_session(args, scratch)
-        with AnnotationServer(session, args.port) as server:
+        with _listening(session, args.port) as server:
             print(f"open {server.url} in a browser; Ctrl-C ends", flush=True)
             try:
                 server.serve_forever()
@@ -75,6 +75,13 @@ def run(args: flags.FlagValues) -> str:
                 session.wait()
     state = session.state()
     return f"\n{args.out}: {len(state['done'])} masks, {len(state['by_hand'])} of them by hand"
+
+
+def _listening(session: Session, port: int) -> AnnotationServer:
+    try:
+        return AnnotationServer(session, port)
+    except OSError as error:
+        raise OSError(f"--port {port}: {error.strerror}; leave it out for any free one") from error
 
 
 def main(argv: Sequence[str]) -> None:

@@ -30,11 +30,13 @@ import vos_jax
 from vos_jax import export_runner
 from vos_jax.command_line import flag, new_flags, parse_flags, path_flag, run_command, say_config
 from vos_jax.export_preparation import Preparation, preparation_of
+from vos_jax.files import is_remote
 from vos_jax.inference.setup import Inference, build_inference
 from vos_jax.inference.streaming import VideoSegmenter, compiled
 from vos_jax.loading import load_variables
 from vos_jax.systems.base import VOSModel
 from vos_jax.systems.table import SYSTEMS
+from vos_jax.systems.views import Views
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 MOST_OBJECTS = 254
@@ -72,10 +74,7 @@ def export_system(
         FileExistsError: the folder exists.
         ValueError: a system that cannot be exported, or labels that differ.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists; choose another name for --out")
-    model = inference.model
+    folder, model = _new_folder(folder), inference.model
     _check_system(inference)
     preparation = preparation_of(model, form.size)
     named = _named({**variables, "preparation": preparation.matrices()})
@@ -99,13 +98,22 @@ def export_system(
     return compared
 
 
+def _new_folder(folder: str | os.PathLike) -> Path:
+    if is_remote(folder):
+        raise ValueError(f"--out {folder}: expected a local folder, to be copied elsewhere whole")
+    folder = Path(folder)
+    if folder.exists() or folder.is_symlink():
+        raise FileExistsError(f"{folder} exists; choose another name for --out")
+    return folder
+
+
 def _check_system(inference: Inference) -> None:
     model, kind = inference.model, type(inference.model).__name__
     if model.traits.guidance == "none":
         raise ValueError(f"{kind} takes no masks: only systems that do are exported")
     if inference.crf is not None:
         raise ValueError("config.inference.crf: the dense CRF is not exported; set it to False")
-    if not hasattr(model, "backbone") and hasattr(model, "scales"):
+    if isinstance(model, Views):
         raise ValueError(
             "config.inference: one view is exported, found several; leave scales and flip out"
         )
@@ -303,8 +311,7 @@ def run(args: flags.FlagValues) -> str:
     """Do what the command line says; returns what was written."""
     say_config(args)
     form = _form(args)
-    if Path(args.out).exists():
-        raise FileExistsError(f"{args.out} exists; choose another name for --out")
+    _new_folder(args.out)
     variables, config = load_variables(args.checkpoint, args.config)
     name = config["model"]["name"]
     if SYSTEMS[name].task != "vos":

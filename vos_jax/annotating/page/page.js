@@ -3,8 +3,8 @@
 const $ = (id) => document.getElementById(id);
 const UNDO = 50, FEWEST_OBJECTS = 4, MOST_OBJECTS = 254, POLL = 400;
 const canvas = $("paint"), context = canvas.getContext("2d");
-let palette, state, t = 0, labels, image, object = 1, shown = FEWEST_OBJECTS, erasing = false;
-let history = [], stroke = null, waiting = false, saving = Promise.resolve(), showing = 0;
+let following = false, palette, state, t = 0, labels, image, object = 1, shown = FEWEST_OBJECTS, erasing = false;
+let past = [], stroke = null, waiting = false, saving = Promise.resolve(), showing = 0;
 
 async function ask(path, options) {
   const answer = await fetch(path, options);
@@ -37,7 +37,7 @@ function tell() {
   if (state.error) say(state.error, true);
   else say(state.running ? `propagating: frame ${state.at + 1}` : `${state.done.length} masks saved`);
   $("propagate").textContent = state.running ? "Stop" : "Propagate from here";
-  $("undo").disabled = state.running || !history.length;
+  $("undo").disabled = state.running || !past.length;
   $("release").disabled = state.running || !state.by_hand.includes(t);
   const strip = $("strip"), pen = strip.getContext("2d");
   strip.width = state.stems.length;
@@ -65,6 +65,11 @@ function redraw() {
   waiting = true;
 }
 
+function go(index) {  // where somebody wants to look
+  following = false;
+  if (!stroke) show(index);
+}
+
 async function show(index) {
   await saving;
   const mine = ++showing;  // of several calls the last one counts
@@ -75,7 +80,7 @@ async function show(index) {
     const [answer] = await Promise.all([ask(`mask/${index}`), picture.decode()]);
     const bytes = new Uint8Array(await answer.arrayBuffer());
     if (mine !== showing) return;
-    if (index !== t) history = [];
+    if (index !== t) past = [];
     [t, labels, stroke] = [index, bytes, null];
   } catch (error) {
     say(error.message, true);
@@ -144,8 +149,8 @@ function move(event) {
 canvas.onpointerdown = (event) => {
   if (event.button || state.running || !labels) return;
   canvas.setPointerCapture(event.pointerId);
-  history.push(labels.slice());
-  history = history.slice(-UNDO);
+  past.push(labels.slice());
+  past = past.slice(-UNDO);
   stroke = place(event);
   move(event);
 };
@@ -164,8 +169,8 @@ function save() {
 }
 
 function undo() {
-  if (state.running || stroke || !history.length) return;
-  labels = history.pop();
+  if (state.running || stroke || !past.length) return;
+  labels = past.pop();
   redraw();
   save();
 }
@@ -176,11 +181,12 @@ async function propagate() {
   if (await change(`propagate/${t}`, { method: "POST" })) follow();
 }
 
-async function follow() {  // the frames as they come
+async function follow() {  // the frames as they come, until somebody looks elsewhere
+  following = true;
   while (state.running) {
     await new Promise((done) => setTimeout(done, POLL));
     if (!(await change("state"))) return;
-    if (state.at !== t) await show(state.at);
+    if (following && state.at !== t) await show(state.at);
   }
 }
 
@@ -213,9 +219,9 @@ function chunk(name, data) {
   return bytes;
 }
 
-$("scrub").oninput = () => show(Number($("scrub").value));
-$("back").onclick = () => show(t - 1);
-$("forward").onclick = () => show(t + 1);
+$("scrub").oninput = () => go(Number($("scrub").value));
+$("back").onclick = () => go(t - 1);
+$("forward").onclick = () => go(t + 1);
 $("undo").onclick = undo;
 $("propagate").onclick = propagate;
 $("release").onclick = () => change(`release/${t}`, { method: "POST" });
@@ -226,8 +232,8 @@ $("erase").onclick = () => {
 document.onkeydown = (event) => {
   if (event.key === "z" && (event.ctrlKey || event.metaKey)) undo();
   else if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "INPUT") return;
-  else if (event.key === "ArrowLeft") show(t - 1);
-  else if (event.key === "ArrowRight") show(t + 1);
+  else if (event.key === "ArrowLeft") go(t - 1);
+  else if (event.key === "ArrowRight") go(t + 1);
   else if (event.key === "[") $("radius").stepDown();
   else if (event.key === "]") $("radius").stepUp();
   else if (event.key === "e") $("erase").click();
