@@ -4,6 +4,8 @@
 
 prints a link for a browser on this machine. Masks are saved to --out as they come, palette PNGs
 <frame stem>.png; the same command goes on where it was left. Ctrl-C ends it.
+
+Example: vos-jax annotate --frames clip.mp4 --checkpoint runs/demo --out masks
 """
 
 import sys

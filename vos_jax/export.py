@@ -6,6 +6,8 @@
 serialised by jax.export, parameters.npz, manifest.json and runner.py, which needs jax and numpy
 alone; its docstring shows how. Labels are compared with those of vos_jax before the folder gets its
 name. The folder must not exist.
+
+Example: vos-jax export --checkpoint runs/demo --out exported --size 480x854 --objects 2
 """
 
 import importlib.util
