@@ -40,7 +40,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
 
 
 def open_session(args: flags.FlagValues, scratch: str) -> Session:
-    """The session that the command line describes; frames that are to be decoded go to `scratch`."""
+    """The session that the command line describes; decoded frames go to `scratch`."""
     keep_apart({"--checkpoint": args.checkpoint, "--frames": args.frames}, {"--out": args.out})
     frames = open_frames(args.frames)
     variables, config = load_variables(args.checkpoint, args.config)
