@@ -107,4 +107,11 @@ def test_every_command_of_the_page_runs(place, capsys):
 
 def test_every_verb_but_those_for_released_things_is_on_the_page():
     shown = {command.split()[1] for command in COMMANDS} | set(re.findall(r"`vos-jax (\S+)", PAGE))
-    assert set(cli.VERBS) - shown <= {"package", "benchmark", "figures", "report", "export", "annotate"}
+    assert set(cli.VERBS) - shown <= {
+        "package",
+        "benchmark",
+        "figures",
+        "report",
+        "export",
+        "annotate",
+    }

@@ -57,6 +57,11 @@ def test_the_package_is_all_that_is_installed_with_every_module_and_config(insta
     assert found == (modules - marks) | configs
 
 
+def test_the_annotation_page_is_installed(installed):
+    page = installed[0] / "vos_jax/annotating/page"
+    assert sorted(file.name for file in page.iterdir()) == ["page.css", "page.html", "page.js"]
+
+
 def test_the_version_is_the_modules(installed):
     import vos_jax
 

@@ -59,8 +59,9 @@ def _vis_sections(system: str) -> dict[str, Any]:
     fields = model_fields(SYSTEMS[system].model)
     own = {name: fields[name] for name in SYSTEMS[system].inference}
     train = {k: v for k, v in train_section().items() if k not in vis.NOT_OF_TRAIN}
+    shared = data_section()
     return {
-        "data": vis.data_section(),
+        "data": vis.data_section() | {name: shared[name] for name in vis.SHARED_DATA},
         "train": train,
         "eval": vis.eval_section(),
         "inference": vis.inference_section() | own,

@@ -4,17 +4,20 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+# of common.data_section: what means the same here
+SHARED_DATA = (
+    *("dir", "flip", "workers", "processes", "transport", "on_bad_clip"),
+    *("train", "eval", "pretrain", "alternate"),
+)
 # of train_section: what a system that is shown no masks has no use for
 NOT_OF_TRAIN = ("num_given", "teacher_forcing_steps", "frames_apart", "slot_buckets")
 
 
 def data_section() -> dict[str, Any]:
-    """Training examples (data/instance_examples.py); sources."""
+    """Training examples (data/instance_examples.py), beside the keys of SHARED_DATA."""
     return {
-        "dir": "",  # root of the sources' folders; or the environment's VOS_JAX_DATA_DIR
         "crop": (384, 640),  # height and width of the canvas, multiples of 32
         "sides": (640, 360),  # long and short one that a frame is made to fit into
-        "flip": 0.5,  # probability
         "max_objects": 16,  # slots
         "inclusive": False,  # boxes end at their last pixel before they are scaled (mmdet 0.x)
         "clip": {
@@ -33,17 +36,6 @@ def data_section() -> dict[str, Any]:
             "elastic": 0.0,  # pixels
             "colour": 0.0,
         },
-        "workers": 16,  # threads
-        "processes": 0,  # so many processes instead, which share no lock
-        "transport": "float32",  # dtype in which frames go to the device (data/example.py)
-        "on_bad_clip": "raise",  # or "skip": an unreadable file is counted, and another one drawn
-        # name -> {kind, dir, split, ...}, see data/sources.py: sources with instances
-        "train": {},
-        "eval": {},
-        # the first `steps` steps; other keys replace those of `data` there
-        "pretrain": {"steps": 0},
-        # the first of every `every` steps; other keys replace those of `data` there. 0: none
-        "alternate": {"every": 0},
     }
 
 
