@@ -26,7 +26,6 @@ CONFIGS = {  # of pages that are about more than the config of their name
     "cfbi": ("cfbi", "cfbi_plus"),
     "masktrack_rcnn": ("masktrack_rcnn", "mask_rcnn"),
 }
-TO_COME = {"vos_jax.report"}  # to be struck once it is there
 MADE = "docs/api/"  # by `make docs`
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 PRESET = re.compile(r"quick|small|r?is(_quick)?|images_quick|(paper|ablation)(_\w+)?")
@@ -84,7 +83,7 @@ def test_links_lead_to_files_and_headings(page):
 @pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_named_commands_and_files_exist(page):
     text = page.read_text()
-    for name in set(re.findall(r"python -m (vos_jax(?:\.\w+)*)", text)) - TO_COME:
+    for name in set(re.findall(r"python -m (vos_jax(?:\.\w+)*)", text)):
         assert importlib.util.find_spec(name) is not None, f"there is no module {name}"
     for verb in re.findall(r"vos-jax ([a-z][a-z-]*)", text):
         assert verb in cli.VERBS, f"vos-jax has no verb {verb}"

@@ -35,6 +35,7 @@ VERBS = {
     "segment": Verb("segment", "masks for the frames of your own video"),
     "annotate": Verb("annotate", "a page to paint masks in, correct and propagate them"),
     "score": Verb("score", "official measures on folders of results, anybody's"),
+    "report": Verb("report", "an evaluation as one page: tables, overlays, config"),
     "package": Verb("package", "check results and zip them for an evaluation server"),
     "convert": Verb("convert", "import the released weights of a system or backbone"),
     "export": Verb("export", "a system's step as StableHLO, for machines without vos_jax"),

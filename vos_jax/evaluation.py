@@ -45,6 +45,7 @@ from vos_jax.metrics.protocols import PROTOCOLS, Protocol, get_protocol
 from vos_jax.metrics.scorer import SequenceScorer
 from vos_jax.metrics.scores import ObjectScores
 from vos_jax.notes import note, progress_bar
+from vos_jax.reporting.page import write_report
 
 MODEL = "model"
 SET = "val"  # in the names of the result files
@@ -101,8 +102,8 @@ def evaluate(
         videos: sorted so that equal frame sizes and object counts follow each other.
         protocol: of vos_jax.metrics.protocols.
         out_dir: receives scores.json, the CSVs, tables.txt, masks/<video>/<stem>.png and
-            overlays/<video>.gif of the first method, and floors/<method>/ with the scores of every
-            other one. None writes nothing.
+            overlays/<video>.gif of the first method, floors/<method>/ with the scores of every
+            other one, and report.html. None writes nothing.
         write_masks, overlay: what to write of the first method's label maps.
         overwrite: allow results that are already in `out_dir` to be replaced.
         kept: scores of methods other than the first that need not be computed again; those that
@@ -343,3 +344,4 @@ def _write(out_dir: epath.Path, results: Results, overwrite: bool) -> None:
             overwrite=overwrite,
         )
     write_whole(out_dir / "tables.txt", f"{results.report()}\n".encode())
+    write_report(out_dir, overwrite=True)

@@ -31,6 +31,7 @@ from vos_jax.metrics.average_precision import Place, precision_and_recall
 from vos_jax.metrics.protocols import INSTANCES
 from vos_jax.metrics.text_table import format_table
 from vos_jax.notes import progress_bar
+from vos_jax.reporting.page import write_report
 from vos_jax.systems.base import Instances, VOSModel
 from vos_jax.systems.views import Views
 
@@ -197,6 +198,7 @@ class InstanceEvaluation:
         }
         write_whole(out_dir / "scores.json", (json.dumps(content, indent=2) + "\n").encode())
         write_whole(out_dir / "tables.txt", f"{results.report()}\n".encode())
+        write_report(out_dir, overwrite=True)
 
 
 @functools.lru_cache(maxsize=8)

@@ -34,6 +34,7 @@ from vos_jax.metrics import track_tables
 from vos_jax.metrics.text_table import format_table
 from vos_jax.metrics.youtube_vis import TrackScorer, TrackScores
 from vos_jax.notes import progress_bar
+from vos_jax.reporting.page import write_report
 
 FPS = 6  # of overlays: data sets annotate every fifth frame
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -198,6 +199,7 @@ class TrackEvaluation:
                 folder, found.methods[name], settings=settings, overwrite=overwrite
             )
         write_whole(out_dir / "tables.txt", f"{found.report()}\n".encode())
+        write_report(out_dir, overwrite=True)
 
 
 def follow(
