@@ -4,7 +4,7 @@
 
 Presets:
     quick           (default) a small network on embedded clips in which one object moves and others
-                    come and go; minutes on two CPU cores
+                    come and go; twenty minutes on a CPU core
     small           MobileNetV2 at 240p on DAVIS and image-mask pairs, for one modest device
     paper           the released code on DAVIS-2016, and the network of its public weights
     paper_fbms, paper_youtube_objects
@@ -206,7 +206,7 @@ def _shrink_to_quick(config: ConfigDict) -> None:
     config.data.groups = ((0, 1),)
     config.data.alternate.flip = 0.5
     config.data.alternate.train = ConfigDict(train)
-    config.train.update({"steps": 1_200, "batch": 6, "frames_apart": False})
+    config.train.update({"steps": 3_000, "batch": 6, "frames_apart": False})
     config.optim.update(
         {
             "name": "adam",
