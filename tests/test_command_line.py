@@ -83,6 +83,11 @@ def test_fields_of_a_carried_config_are_overridden(elsewhere, spelled):
     assert config.model.backbone == "mobilenet_v2"  # of the preset
 
 
+def test_a_field_without_a_config_is_told_what_it_belongs_to():
+    with pytest.raises(flags.Error, match=r"--config.inference.flip changes a field of --config"):
+        parsed("--config.inference.flip=True")
+
+
 def test_a_flag_is_what_its_default_is():
     values = new_flags()
     flag(values, "text", None, "a text")

@@ -107,7 +107,15 @@ def parse_flags(
     except (AttributeError, KeyError) as error:
         raise flags.Error(_unknown_field(str(error))) from None
     except flags.Error as error:
-        raise flags.Error(str(error).strip().splitlines()[-1]) from None
+        line = str(error).strip().splitlines()[-1]
+        if (field := re.search(r"Unknown command line flag '(config\.[^']*)'", line)) and (
+            "config" in values
+        ):
+            line = (
+                f"--{field[1]} changes a field of --config FILE[:PRESET], which is missing: name"
+                " the one that the checkpoint was trained with"
+            )
+        raise flags.Error(line) from None
     if values.help:
         return
     if positional and len(rest) == 1 and not values[positional].present:
