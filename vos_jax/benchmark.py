@@ -126,13 +126,13 @@ def _add_case_options(parser: argparse.ArgumentParser, stage: str) -> None:
         task = SYSTEMS[stage].task if stage in SYSTEMS else "vos"
         _add_video_options(parser, OF_TASK[task][1])
     if stage in SYSTEMS:
-        parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the model")
         fields = {field.name for field in dataclasses.fields(SYSTEMS[stage].model)}
-        if "precision" in fields:
-            meaning = "model.precision (default: highest)"
-            parser.add_argument("--precision", choices=PRECISIONS, default="", help=meaning)
-        else:
-            parser.set_defaults(precision="")
+        for name, choices in (("dtype", DTYPES), ("precision", PRECISIONS)):
+            if name in fields:
+                meaning = f"model.{name} (default: {choices[0]})"
+                parser.add_argument(f"--{name}", choices=choices, default="", help=meaning)
+            else:
+                parser.set_defaults(**{name: ""})
     parser.add_argument("--rounds", type=int, default=5, help="timed runs of every case")
     parser.add_argument("--only", default="", help="run only cases whose name contains this text")
     peak = "also run each case in a process of its own and report its peak"
@@ -217,7 +217,7 @@ def _run_stream(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
 def _platform(options: argparse.Namespace) -> str:
     device = jax.devices()[0]
-    how = [getattr(options, "dtype", "float32"), getattr(options, "precision", "")]
+    how = [getattr(options, "dtype", "") or DTYPES[0], getattr(options, "precision", "")]
     return f"{device.platform} ({device.device_kind}), jax {jax.__version__}, " + " ".join(
         word for word in how if word
     )
