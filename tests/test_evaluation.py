@@ -194,7 +194,7 @@ def test_existing_results_are_refused_before_any_frame_is_read(tmp_path):
 
 def test_label_maps_and_overlays_stay_out_when_not_asked_for(tmp_path):
     run([moving_squares("a")], out_dir=tmp_path, write_masks=False, overlay=False)
-    written = {"scores.json", "tables.txt", "floors"}
+    written = {"scores.json", "tables.txt", "report.html", "floors"}
     written |= {"global_results-val.csv", "per-sequence_results-val.csv"}
     assert {file.name for file in tmp_path.iterdir()} == written
 

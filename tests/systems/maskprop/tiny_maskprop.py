@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tests.systems.mask_rcnn.tiny import TINY
 from tests.tiny import lively, quick_compilation
 from vos_jax.systems.maskprop.model import MaskProp
 from vos_jax.systems.vis_base import Inputs
@@ -23,7 +22,17 @@ def tiny_maskprop(**fields):
     """The module and lively variables."""
     small = dict(
         classes=2,
+        depth=18,
+        width=0.1,
+        features=8,
+        hidden=8,
+        mask_depth=1,
+        pre_nms=8,
+        post_nms=8,
         max_detections=SLOTS,
+        train_proposals=8,
+        anchor_samples=16,
+        box_samples=8,
         canvas=CANVAS,
         image_scale=(0, 0),
         branch_channels=8,
@@ -31,7 +40,7 @@ def tiny_maskprop(**fields):
         refined_side=16,
         refinement_channels=2,
     )
-    model = MaskProp(**{**TINY, **small, **fields})
+    model = MaskProp(**{**small, **fields})
     size = jnp.array([CANVAS])
     inputs = Inputs(jnp.zeros((1, *CANVAS, 3)), size, jnp.ones((1, 2)))
     shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)
