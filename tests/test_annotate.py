@@ -67,10 +67,46 @@ def drawn(i, rows=3):
 def test_a_mask_is_on_disk_as_soon_as_it_is_drawn_and_a_restart_finds_it(session, frames, tmp_path):
     session.draw(1, encode_mask(drawn(7)))
     np.testing.assert_array_equal(read_mask(tmp_path / "out/f9.png", SIZE), drawn(7))
+    session.close()
     again = Session(Stub(), frames, tmp_path / "out")
     assert (again.state()["done"], again.state()["by_hand"]) == ([1], [1])
     np.testing.assert_array_equal(again.mask(1), drawn(7))
     assert not again.mask(0).any()
+
+
+def test_a_drawing_is_never_taken_for_a_propagated_mask(session, frames, tmp_path, monkeypatch):
+    session.draw(0, encode_mask(drawn(1)))
+    session.propagate(0)
+    session.wait()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for name in ("write_json", "write_mask"):  # whichever of the two is the last to be written
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"vos_jax.annotating.session.{name}", killed)
+            session.draw(1, encode_mask(drawn(7)))
+        session.close()
+        session = Session(Stub(), frames, tmp_path / "out")
+        drawing = (session.mask(1) == 7).any()
+        assert not drawing or 1 in session.state()["by_hand"]
+
+
+def test_a_frame_whose_drawing_is_taken_back_is_propagated_to(session):
+    session.draw(0, encode_mask(drawn(1)))
+    session.draw(2, encode_mask(drawn(5)))
+    session.remove(2)
+    assert (session.state()["done"], session.state()["by_hand"]) == ([0], [0])
+    session.propagate(0)
+    session.wait()
+    np.testing.assert_array_equal(session.mask(2), drawn(12))
+
+
+def test_a_folder_has_one_session_at_a_time(session, frames, tmp_path):
+    with pytest.raises(ValueError, match="another session has it open; end that one first"):
+        Session(Stub(), frames, tmp_path / "out")
+    session.close()
+    Session(Stub(), frames, tmp_path / "out").close()
 
 
 def test_propagation_fills_the_frames_after_this_one_and_keeps_what_is_drawn(session, tmp_path):
@@ -112,7 +148,7 @@ def test_what_goes_wrong_in_propagation_is_in_the_state(session, tmp_path):
     Image.new("RGB", SIZE[::-1], (99, 0, 0)).save(tmp_path / "frames/f10.png")
     session.propagate(0)
     session.wait()
-    assert session.state()["error"] == "propagation ended at frame f9: out of luck"
+    assert session.state()["error"] == "propagation ended at frame f10: out of luck"
     assert session.state()["done"] == [0, 1]
 
 
@@ -208,7 +244,8 @@ def test_a_page_paints_propagates_and_asks_how_far_it_is(ask, session):
         ("GET", "mask/f2", {}, 404),
         ("GET", "nothing", {}, 404),
         ("GET", "propagate/0", {}, 404),
-        ("DELETE", "mask/0", {}, 501),
+        ("DELETE", "mask/0", {"Origin": None}, 403),
+        ("PATCH", "mask/0", {}, 501),
         ("POST", "propagate/0", {}, 422),
         ("PUT", "mask/0", {"body": b"no mask"}, 422),
         ("PUT", "mask/0", {"body": b"x", "Content_Length": "99999999"}, 413),

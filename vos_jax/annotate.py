@@ -8,6 +8,7 @@ prints a link for a browser on this machine. Masks are saved to --out as they co
 Example: vos-jax annotate --frames clip.mp4 --checkpoint runs/demo --out masks
 """
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -68,13 +69,10 @@ def run(args: flags.FlagValues) -> str:
     say_config(args)
     with tempfile.TemporaryDirectory(prefix="vos_jax_frames") as scratch:
         session = open_session(args, scratch)
-        with _listening(session, args.port) as server:
+        with contextlib.closing(session), _listening(session, args.port) as server:
             print(f"open {server.url} in a browser; Ctrl-C ends", flush=True)
-            try:
+            with contextlib.suppress(KeyboardInterrupt):
                 server.serve_forever()
-            except KeyboardInterrupt:
-                session.stop()
-                session.wait()
     state = session.state()
     return f"\n{args.out}: {len(state['done'])} masks, {len(state['by_hand'])} of them by hand"
 

@@ -68,6 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer("POST")
 
+    def do_DELETE(self) -> None:
+        self._answer("DELETE")
+
     def log_message(self, *_) -> None:
         """The terminal is for errors that users can mend."""
 
@@ -115,6 +118,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return session.mask(self._index(number)).tobytes(), "application/octet-stream"
             case "PUT", ["mask", number]:
                 session.draw(self._index(number), self._body())
+            case "DELETE", ["mask", number]:
+                session.remove(self._index(number))
             case "POST", ["propagate", number]:
                 session.propagate(self._index(number))
             case "POST", ["release", number]:

@@ -3,8 +3,12 @@
 The folder holds <frame stem>.png for every frame that has a mask, each written whole as it comes,
 and annotation.json with the stems of those that were drawn or corrected by hand. Whoever opens the
 folder again goes on where it was left. Nothing here knows of HTTP.
+
+A stem is listed before its drawing is written: whenever the process dies, no drawing is taken for
+one that propagation may replace.
 """
 
+import os
 import struct
 import threading
 from typing import Any
@@ -18,6 +22,11 @@ from vos_jax.data.frames import FrameSource
 from vos_jax.data.masks import decode_mask, read_mask, write_mask
 from vos_jax.inference.streaming import VideoSegmenter
 from vos_jax.inference.writers import prepare_folder
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 STATE = "annotation.json"
 _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -37,7 +46,7 @@ class Session:
 
     Raises:
         FileExistsError: the folder holds something else.
-        ValueError: a mask of it that is none, or of another size.
+        ValueError: a mask of it that is none, or of another size; another session has it open.
     """
 
     def __init__(self, segmenter: VideoSegmenter, frames: FrameSource, folder: epath.PathLike):
@@ -48,12 +57,21 @@ class Session:
         self._at, self._error = 0, ""
         known = (epath.Path(folder) / STATE).exists()
         self._folder = prepare_folder(folder, overwrite=known)
+        self._claim = _claimed(self._folder)
         hand = read_json(self._folder / STATE).get("by_hand", []) if known else []
         self._done = {t for t in range(len(self)) if self._file(t).exists()}
         self._hand = {t for t in self._done if self.stems[t] in hand}
         for t in sorted(self._done):
             read_mask(self._file(t), self.size)
         self._write_state()
+
+    def close(self) -> None:
+        """Ends propagation, and lets another session have the folder."""
+        self.stop()
+        self.wait()
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     def __len__(self) -> int:
         return len(self.stems)
@@ -81,9 +99,23 @@ class Session:
         labels = decode_mask(png, where, self.size)
         with self._lock:
             self._check_idle()
-            write_mask(self._file(t), labels)
-            self._done.add(t)
+            before = set(self._hand)
             self._hand.add(t)
+            self._write_state()
+            try:
+                write_mask(self._file(t), labels)
+            except BaseException:
+                self._hand = before  # the file may list more: that keeps a mask, and loses none
+                raise
+            self._done.add(t)
+
+    def remove(self, t: int) -> None:
+        """Leave a frame without a mask, as before anything was drawn in it."""
+        with self._lock:
+            self._check_idle()
+            self._file(t).unlink(missing_ok=True)
+            self._done.discard(t)
+            self._hand.discard(t)
             self._write_state()
 
     def release(self, t: int) -> None:
@@ -133,6 +165,7 @@ class Session:
             }
 
     def _run(self, first: int, mask: np.ndarray) -> None:
+        t = first
         try:
             self._segmenter.reset()
             self._segmenter.step(self.frame(first), mask)
@@ -148,7 +181,7 @@ class Session:
                     self._at = t
         except Exception as error:  # the thread ends; whoever asks for the state is told
             with self._lock:
-                self._error = f"propagation ended at frame {self.stems[self._at]}: {error}"
+                self._error = f"propagation ended at frame {self.stems[t]}: {error}"
         finally:
             with self._lock:
                 self._thread = None
@@ -166,3 +199,22 @@ class Session:
     def _write_state(self) -> None:
         hand = [self.stems[t] for t in sorted(self._hand)]
         write_json(self._folder / STATE, {"by_hand": hand})
+
+
+def _claimed(folder: epath.Path) -> int | None:
+    """Holds a folder until the descriptor is closed, or the process ends; None where no lock is.
+
+    Raises ValueError where another session holds it: each would list its own drawings alone.
+    """
+    if fcntl is None:
+        return None
+    claim = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(claim)
+        raise ValueError(f"{folder}: another session has it open; end that one first") from None
+    except OSError:  # a file system without locks
+        os.close(claim)
+        return None
+    return claim

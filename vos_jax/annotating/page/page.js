@@ -4,7 +4,7 @@ const $ = (id) => document.getElementById(id);
 const UNDO = 50, FEWEST_OBJECTS = 4, MOST_OBJECTS = 254, POLL = 400;
 const canvas = $("paint"), context = canvas.getContext("2d");
 let following = false, palette, state, t = 0, labels, image, object = 1, shown = FEWEST_OBJECTS, erasing = false;
-let past = [], stroke = null, waiting = false, saving = Promise.resolve(), showing = 0;
+let past = [], unsaved = "", stroke = null, waiting = false, saving = Promise.resolve(), showing = 0;
 
 async function ask(path, options) {
   const answer = await fetch(path, options);
@@ -31,10 +31,14 @@ async function change(path, options) {
   }
 }
 
+const kindOf = (index) =>
+  state.by_hand.includes(index) ? "by hand" : state.done.includes(index) ? "propagated" : "no mask";
+
 function tell() {
-  const kind = state.by_hand.includes(t) ? "by hand" : state.done.includes(t) ? "propagated" : "no mask";
+  const kind = kindOf(t);
   $("name").textContent = `${state.stems[t]} (${t + 1} of ${state.stems.length}): ${kind}`;
-  if (state.error) say(state.error, true);
+  if (unsaved) say(unsaved, true);
+  else if (state.error) say(state.error, true);
   else say(state.running ? `propagating: frame ${state.at + 1}` : `${state.done.length} masks saved`);
   $("propagate").textContent = state.running ? "Stop" : "Propagate from here";
   $("undo").disabled = state.running || !past.length;
@@ -65,9 +69,20 @@ function redraw() {
   waiting = true;
 }
 
-function go(index) {  // where somebody wants to look
+async function go(index) {  // where somebody wants to look
   following = false;
-  if (!stroke) show(index);
+  if (stroke) return;
+  if (await settled()) show(index);
+  else $("scrub").value = t;
+}
+
+async function settled() {  // whether what is drawn is saved, after one more try
+  await saving;
+  if (unsaved) {
+    save();
+    await saving;
+  }
+  return !unsaved;
 }
 
 async function show(index) {
@@ -149,7 +164,7 @@ function move(event) {
 canvas.onpointerdown = (event) => {
   if (event.button || state.running || !labels) return;
   canvas.setPointerCapture(event.pointerId);
-  past.push(labels.slice());
+  past.push([labels.slice(), past.length ? "by hand" : kindOf(t)]);
   past = past.slice(-UNDO);
   stroke = place(event);
   move(event);
@@ -160,23 +175,27 @@ canvas.onpointerup = canvas.onpointercancel = () => {
   stroke = null;
 };
 
-function save() {
+function save(kind = "by hand") {
   const [index, bytes] = [t, labels.slice()];
   saving = saving.then(async () => {
-    const body = await png(bytes, ...state.size);
-    await change(`mask/${index}`, { method: "PUT", body });
+    const body = kind === "no mask" ? undefined : await png(bytes, ...state.size);
+    const kept = await change(`mask/${index}`, body ? { method: "PUT", body } : { method: "DELETE" });
+    unsaved = kept ? "" : `not saved yet: ${$("status").textContent}`;
+    if (kept && kind === "propagated") await change(`release/${index}`, { method: "POST" });
+    tell();
   });
 }
 
 function undo() {
   if (state.running || stroke || !past.length) return;
-  labels = past.pop();
+  const [before, kind] = past.pop();
+  labels = before;
   redraw();
-  save();
+  save(kind);
 }
 
 async function propagate() {
-  await saving;
+  if (!(await settled())) return;
   if (state.running) return change("stop", { method: "POST" });
   if (await change(`propagate/${t}`, { method: "POST" })) follow();
 }
@@ -186,7 +205,7 @@ async function follow() {  // the frames as they come, until somebody looks else
   while (state.running) {
     await new Promise((done) => setTimeout(done, POLL));
     if (!(await change("state"))) return;
-    if (following && state.at !== t) await show(state.at);
+    if (following && !unsaved && !stroke && state.at !== t) await show(state.at);
   }
 }
 
